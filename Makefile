@@ -1,0 +1,49 @@
+# make demo     install, then learning curves of four architectures on real images (about two minutes)
+# make check    lint, format, types, import order
+# make test     everything that CI runs: check, then the tests
+# make bench    the benchmarks (see benchmarks/)
+# make clean    remove what the above made, the environment included
+#
+# PYTHON=python3.12 make test    names another interpreter (>= 3.11)
+
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/sh
+
+.PHONY: demo check test bench clean
+.DEFAULT_GOAL := demo
+
+demo: .venv/installed
+	$(BIN)/kernreg demo
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: check
+	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf .venv build dist *.egg-info kernreg-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find kernreg/ kernels cli data tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than pyproject.toml: a second make installs nothing.
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/installed-test: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ .venv/installed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kernreg needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo absent)." \
+	         "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "could not create .venv (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }

@@ -1,0 +1,71 @@
+"""`kernreg`: the group of commands, loaded when they are named, and the one line an error is."""
+
+from __future__ import annotations
+
+import errno
+from importlib import import_module
+from typing import IO, Any
+
+import click
+
+from kernreg import __version__
+from kernreg.errors import KernregError
+
+COMMANDS = ("gram", "fit", "info", "verify", "data", "doctor", "demo")
+
+
+class Failure(click.ClickException):
+    """One line on stderr and an exit status."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"kernreg: error: {self.message}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """Commands imported by name; failures of the library turned into `Failure`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"kernreg.cli.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KernregError, NotImplementedError) as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            raise Failure("interrupted; finished tiles are kept, the same command goes on", 130) from None
+        except MemoryError:
+            raise Failure("not enough memory; use a smaller --n or --memory") from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            raise Failure(_reason(error)) from error
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; finished tiles are kept: free some space and run the same command again"
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="kernreg")
+def main() -> None:
+    """Images → Gram matrix → learning curve → scaling exponent, for infinitely wide networks.
+
+    \b
+    kernreg demo                                  four architectures on real images, in two minutes
+    kernreg gram --arch lcn --data digits --n 800 one Gram matrix, resumable
+    kernreg fit --exponent                        curves and exponents of every Gram matrix made here
+    """
