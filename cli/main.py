@@ -15,14 +15,16 @@ COMMANDS = ("gram", "fit", "info", "verify", "data", "doctor", "demo")
 
 
 class Failure(click.ClickException):
-    """One line on stderr and an exit status."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
+    """One line on stderr, exit status 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"kernreg: error: {self.message}", file=file, err=file is None)
+        click.echo(f"kernreg: error: {' '.join(self.message.split())}", file=file, err=file is None)
+
+
+class Interrupted(Failure):
+    """Ctrl-C, which shells know as status 130."""
+
+    exit_code = 130
 
 
 class Commands(click.Group):
@@ -43,7 +45,7 @@ class Commands(click.Group):
         except (KernregError, NotImplementedError) as error:
             raise Failure(str(error)) from error
         except KeyboardInterrupt:
-            raise Failure("interrupted; finished tiles are kept, the same command goes on", 130) from None
+            raise Interrupted("interrupted; finished tiles are kept, the same command goes on") from None
         except MemoryError:
             raise Failure("not enough memory; use a smaller --n or --memory") from None
         except OSError as error:

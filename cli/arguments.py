@@ -1,0 +1,143 @@
+"""Argument types and groups of options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kernreg.architecture import PRESETS, Architecture
+from kernreg.errors import KernregError
+from kernreg.layers import PADDINGS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_FOLDER = Path("kernreg-out")
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
+    "ki": 1024,
+    "mi": 1024**2,
+    "gi": 1024**3,
+    "ti": 1024**4,
+}
+
+
+def byte_size(text: str) -> int:
+    """4GiB, 500MB, 1.5T or a plain number of bytes, as bytes."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?", text.strip().lower())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size; write it like 4GiB, 500MB or 1000000")
+    size = int(float(match.group(1)) * _UNITS[match.group(2)])
+    if size < 1:
+        raise click.BadParameter(f"{text!r} is no memory at all")
+    return size
+
+
+def window_size(text: str) -> tuple[int, int]:
+    """3 or 3x5 (height × width), as (3, 3) or (3, 5)."""
+    match = re.fullmatch(r"([1-9][0-9]*)(?:[x×]([1-9][0-9]*))?", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a window; write it like 3 or 3x5")
+    return int(match.group(1)), int(match.group(2) or match.group(1))
+
+
+def sample_window(text: str) -> tuple[float, float]:
+    """LO:HI, numbers of samples; a side left empty is 1 or infinity."""
+    match = re.fullmatch(r"([0-9]*):([0-9]*)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a window of sample counts; write it like 100:1000")
+    low, high = float(match.group(1) or 1), float(match.group(2) or "inf")
+    if not low < high:
+        raise click.BadParameter(f"the window {text} is empty")
+    return low, high
+
+
+def ridge(text: str) -> float | str:
+    """A number ≥ 0, or loo or gcv."""
+    if text in ("loo", "gcv"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor loo nor gcv") from None
+    if not 0 <= value < float("inf"):
+        raise click.BadParameter(f"the ridge must be a finite number ≥ 0, not {text}")
+    return value
+
+
+def options(*several: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several option decorators as one, shown by --help in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(several):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for machines.")
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of the original data files. [default: the cache]",
+)
+
+# Names of the settings are those of `Architecture.preset`; an option not given is left to its defaults.
+architecture_options = options(
+    click.option("--arch", type=click.Choice(PRESETS, case_sensitive=False), help="Preset architecture."),
+    click.option(
+        "--architecture",
+        "architecture_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help='A JSON file {"layers": [...]} in place of --arch.',
+    ),
+    click.option("--depth", type=click.IntRange(min=0), help="Hidden layers. [default: 3]"),
+    click.option("--filter", type=window_size, metavar="K|HxW", help="Filter size. [default: 3]"),
+    click.option("--stride", type=window_size, metavar="S|HxW", help="Stride of every layer. [default: 1]"),
+    click.option("--padding", type=click.Choice(PADDINGS, case_sensitive=False), help="[default: SAME]"),
+    click.option("--weight-variance", type=float, help="σw². [default: 2]"),
+    click.option("--bias-variance", type=float, help="σb². [default: 0.01]"),
+    click.option("--readout-weight-variance", type=float, help="[default: as --weight-variance]"),
+    click.option("--readout-bias-variance", type=float, help="[default: as --bias-variance]"),
+    click.option("--activation", help="relu or erf. [default: relu]"),
+)
+_SETTINGS = (
+    "depth",
+    "filter",
+    "stride",
+    "padding",
+    "weight_variance",
+    "bias_variance",
+    "readout_weight_variance",
+    "readout_bias_variance",
+    "activation",
+)
+
+
+def architecture_from(given: dict[str, Any]) -> Architecture:
+    """The architecture that `architecture_options` describe; takes their keys out of `given`.
+
+    Raises:
+        click.UsageError: neither or both of --arch and --architecture, or settings beside a file.
+        KernregError: the preset has no such setting, or the file is not an architecture.
+    """
+    preset, file = given.pop("arch"), given.pop("architecture_file")
+    settings = {key: given.pop(key) for key in _SETTINGS}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if (preset is None) == (file is None):
+        raise click.UsageError(f"give one of --arch {{{','.join(PRESETS)}}} and --architecture FILE")
+    if file is None:
+        return Architecture.preset(preset, **settings)
+    if settings:
+        option = next(iter(settings)).replace("_", "-")
+        raise click.UsageError(f"--{option} belongs to --arch; {file} says everything itself")
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KernregError(f"{file} is not JSON: {error}") from None
+    return Architecture.from_dict(description)

@@ -1,0 +1,176 @@
+"""What works on this machine, and why the rest does not.
+
+Every check does the thing it reports on: a backend is ok when it has computed a kernel, HDF5 when a file was
+written and read. Dependencies are imported by name, because a broken one must become a line of the report.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from kernreg.architecture import Architecture
+from kernreg.errors import KernregError
+
+PYTHON = (3, 11)
+GPU_LIBRARIES = ("torch", "triton", "cupy")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `broken` is for what kernreg cannot do without."""
+
+    name: str
+    status: Literal["ok", "absent", "broken"]
+    detail: str
+
+
+def examine(folder: Path | None = None, data_dir: Path | None = None) -> list[Finding]:
+    """Examine this machine.
+
+    Args:
+        folder: where Grams would be written; the working folder when None.
+        data_dir: where original data files lie; the cache when None.
+    """
+    folder = Path.cwd() if folder is None else folder
+    findings = [_check(name, check) for name, check in _BASE]
+    findings.append(_check("disk", lambda: f"{_gib(shutil.disk_usage(folder).free)} free at {folder}"))
+    findings += [_backend(name) for name in ("reference", "cpu")]
+    findings += [_check(name, check) for name, check in (("store", _store), ("figures", _figures))]
+    findings += [_gpu_library(name) for name in GPU_LIBRARIES]
+    findings.append(_gpu())
+    return findings + _data_sets(data_dir)
+
+
+def _check(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, "ok", check())
+    except Exception as error:
+        return Finding(name, "broken", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _python() -> str:
+    if sys.version_info < PYTHON:
+        raise KernregError(f"{platform.python_version()} is older than {PYTHON[0]}.{PYTHON[1]}")
+    return f"{platform.python_version()} ({sys.executable}) on {platform.platform(terse=True)}"
+
+
+def _numpy() -> str:
+    blas: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{np.__version__}, BLAS {blas.get('name')} {blas.get('version')}, {_blas_threads()}"
+
+
+def _blas_threads() -> str:
+    pools = import_module("threadpoolctl").threadpool_info()
+    threads = [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]
+    return f"{max(threads)} threads" if threads else "threads unknown"
+
+
+def _numba() -> str:
+    numba, llvm = import_module("numba"), import_module("llvmlite.binding")
+    features = llvm.get_host_cpu_features()
+    simd = next((name for name in ("avx512f", "avx2", "avx", "neon", "sse2") if features.get(name)), "none")
+    threads, cpu = numba.config.NUMBA_NUM_THREADS, llvm.get_host_cpu_name()
+    return f"{numba.__version__}, {threads} threads, SIMD {simd} ({cpu})"
+
+
+def _hdf5() -> str:
+    h5py = import_module("h5py")
+    return f"h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}"
+
+
+def _libraries() -> str:
+    names = ("scipy", "scikit-learn", "matplotlib", "pooch", "click", "tqdm", "filelock", "xxhash")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def _cores() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} of {os.cpu_count()} usable, {platform.machine()}"
+
+
+def _memory() -> str:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = (os.sysconf(name) * page for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return f"{_gib(total)}, {_gib(free)} unused"
+
+
+_BASE: Sequence[tuple[str, Callable[[], str]]] = (
+    ("python", _python),
+    ("numpy", _numpy),
+    ("numba", _numba),
+    ("hdf5", _hdf5),
+    ("libraries", _libraries),
+    ("cores", _cores),
+    ("memory", _memory),
+)
+
+
+def _backend(name: str) -> Finding:
+    def compute() -> str:
+        backends = import_module("kernreg.kernels.backends")
+        x = np.linspace(-1.0, 1.0, 2 * 4 * 4).reshape(2, 4, 4, 1)
+        k = backends.compute(x, None, Architecture.vec(depth=1), "ntk", backends.resolve(name), "float64")[
+            "ntk"
+        ]
+        if not np.isfinite(k).all():
+            raise KernregError("the kernel of two small images is not finite")
+        return "computes; it is what --backend auto means" if backends.resolve("auto") == name else "computes"
+
+    return _check(f"backend {name}", compute)
+
+
+def _store() -> str:
+    h5py = import_module("h5py")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"
+        with h5py.File(path, "w") as file:
+            file["a"] = np.arange(3.0)
+        with h5py.File(path, "r") as file:
+            same = np.array_equal(file["a"][()], np.arange(3.0))
+    if not same:
+        raise KernregError("HDF5 does not give back what was written")
+    return "HDF5 files are written and read back"
+
+
+def _figures() -> str:
+    figure = import_module("matplotlib.figure").Figure()
+    figure.subplots().plot([1, 2])
+    with tempfile.TemporaryFile() as file:
+        figure.savefig(file, format="png")
+    return "drawn without a display"
+
+
+def _gpu_library(name: str) -> Finding:
+    if find_spec(name) is None:
+        return Finding(name, "absent", "not installed; no backend of this version uses it")
+    try:
+        return Finding(name, "ok", f"{version(name)} installed; no backend of this version uses it")
+    except PackageNotFoundError:
+        return Finding(name, "ok", "installed; no backend of this version uses it")
+
+
+def _gpu() -> Finding:
+    if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
+        return Finding("gpu", "ok", "an NVIDIA driver is here; the GPU backends are still to come")
+    return Finding("gpu", "absent", "no NVIDIA driver")
+
+
+def _data_sets(data_dir: Path | None) -> list[Finding]:
+    return []
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
