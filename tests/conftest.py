@@ -1,0 +1,29 @@
+"""What every test shares: the skipping of GPU tests, and saying so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+GPU = any(Path("/dev").glob("nvidia[0-9]*"))
+gpu_tests = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    config.stash[gpu_tests] = len(marked)
+    if not GPU:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    count = config.stash.get(gpu_tests, 0)
+    if count == 0:
+        said = "no test asked for one"
+    elif GPU:
+        said = f"{count} ran"
+    else:
+        said = f"{count} skipped, no NVIDIA GPU on this machine"
+    terminalreporter.write_line(f"gpu tests: {said}")
