@@ -42,8 +42,8 @@ clean:
 	@touch $@ .venv/installed
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "kernreg needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo absent)." \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "kernreg needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not there)." \
 	         "Name another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "could not create .venv (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
