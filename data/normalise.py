@@ -1,0 +1,112 @@
+"""Scaling of the inputs. Nothing here depends on n, so that data sets stay nested.
+
+"standard"   (x − mean)/std per channel of images, per feature of vectors; mean and std over the whole
+             training pool, whatever n is (no labels enter). A constant channel becomes 0.
+"per-image"  each row on its own: mean 0 and variance 1 over its pixels and channels; a constant row
+             becomes 0.
+"unit"       x/white: white is the value of a white pixel (255, for digits 16).
+"none"       the numbers of the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernreg.data.dataset import Floats
+from kernreg.errors import KernregError
+
+NORMALISATIONS = ("standard", "per-image", "unit", "none")
+VALUES_AT_ONCE = 2**22
+
+
+def statistics(x: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Mean and standard deviation over all axes but the last, float64 (C,); x (n,H,W,C) or (n,d).
+
+    Pixels of 8 or 16 bits are summed as integers: exact, so the same on every machine.
+    """
+    if x.dtype.kind in "ui" and x.dtype.itemsize <= 2:
+        total = np.zeros(x.shape[-1], dtype=np.int64)
+        squares = np.zeros_like(total)
+        count = 0
+        for block in _blocks(x):
+            wide = block.reshape(-1, x.shape[-1]).astype(np.int64)
+            count += len(wide)
+            total += wide.sum(axis=0)
+            squares += (wide * wide).sum(axis=0)
+        exact = [(int(s), count * int(q) - int(s) ** 2) for s, q in zip(total, squares, strict=True)]
+        return (
+            np.array([s / count for s, _ in exact]),
+            np.sqrt(np.array([v / (count * count) for _, v in exact])),
+        )
+    mean = np.zeros(x.shape[-1])
+    for block in _blocks(x):
+        mean += block.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64)
+    count = x.size // x.shape[-1]
+    mean /= count
+    variance = np.zeros_like(mean)
+    for block in _blocks(x):
+        variance += np.square(block.reshape(-1, x.shape[-1]) - mean).sum(axis=0)
+    return mean, np.sqrt(variance / count)
+
+
+def scale(
+    x: NDArray[Any],
+    rows: NDArray[np.int64],
+    normalise: str,
+    dtype: str,
+    mean: Floats | None = None,
+    std: Floats | None = None,
+    white: float | None = None,
+) -> Floats:
+    """Rows of x, scaled: (len(rows), …) C-contiguous of dtype "float32" or "float64".
+
+    The arithmetic is float64, a block of rows at a time. "standard" needs mean and std (of `statistics`),
+    "unit" needs white.
+    """
+    out: Floats = np.empty((len(rows), *x.shape[1:]), dtype=dtype)
+    at_once = max(1, VALUES_AT_ONCE // max(1, x[:1].size))
+    for start in range(0, len(rows), at_once):
+        block: Floats = x[rows[start : start + at_once]].astype(np.float64)
+        if normalise == "standard":
+            if mean is None or std is None:
+                raise KernregError("the standard normalisation needs the mean and std of the training pool")
+            block = (block - mean) / _or_infinite(std, mean)
+        elif normalise == "per-image":
+            block = _per_image(block)
+        elif normalise == "unit":
+            if white is None:
+                raise KernregError(
+                    "normalise='unit' needs 8-bit pixels, whose white is known; use 'standard' or 'none'"
+                )
+            block /= white
+        out[start : start + at_once] = block
+    return out
+
+
+def _per_image(block: Floats) -> Floats:
+    axes = tuple(range(1, block.ndim))
+    centred = block - block.mean(axis=axes, keepdims=True)
+    std = np.sqrt(np.square(centred).mean(axis=axes, keepdims=True))
+    largest = np.abs(block).max(axis=axes, keepdims=True)
+    constant = std <= _rounding(largest)
+    scaled: Floats = np.where(constant, 0.0, centred / np.where(constant, 1.0, std))
+    return scaled
+
+
+def _or_infinite(std: Floats, mean: Floats) -> Floats:
+    # A constant channel has a std of rounding size only; what is left of it after centring is rounding too.
+    divisor: Floats = np.where(std <= _rounding(np.abs(mean)), np.inf, std)
+    return divisor
+
+
+def _rounding(size: Floats) -> Floats:
+    rounding: Floats = 16 * np.finfo(np.float64).eps * size
+    return rounding
+
+
+def _blocks(x: NDArray[Any]) -> list[NDArray[Any]]:
+    at_once = max(1, VALUES_AT_ONCE // max(1, x[:1].size))
+    return [x[start : start + at_once] for start in range(0, len(x), at_once)]
