@@ -56,14 +56,6 @@ def synthetic_images(
     require_seed(seed)
     require_choice("normalise of synthetic-images", normalise, ("none", "per-image"))
     require_choice("dtype", dtype, ("float32", "float64"))
-    settings = {
-        "size": size,
-        "channels": channels,
-        "classes": classes,
-        "spectrum": spectrum,
-        "signal": signal,
-        "shift": shift,
-    }
     for name, value, least in (
         ("n", n, 1),
         ("test", test, 0),
@@ -93,9 +85,14 @@ def synthetic_images(
         "row_order": "synthetic-images-1",
         "shape": [size, size, channels],
         "targets": f"one-hot minus 1/{classes}",
-        "classes": [str(c) for c in range(classes)],
-        "settings": settings,
+        "classes": int(classes),
+        "class_names": [str(c) for c in range(classes)],
         "hashes": {},
+        "size": int(size),
+        "channels": int(channels),
+        "spectrum": float(spectrum),
+        "signal": float(signal),
+        "shift": int(shift),
     }
     return Dataset(
         name="synthetic-images",
