@@ -1,0 +1,335 @@
+"""GramStore: a Gram matrix on disk, tile by tile; each tile is whole and checksummed, or absent.
+
+A store is a folder NAME.gram with one main file gram.h5, which plain h5py opens, and one shard per tile.
+Kill −9 or power loss at any moment leaves a store that opens, verifies and resumes. Format: docs/format.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from kernreg import gramfile
+from kernreg.architecture import Architecture
+from kernreg.durable import PARTIAL, Lock, refusal
+from kernreg.errors import KernregError
+from kernreg.provenance import Array, Arrays, Settings, all_rows, require_hashes, row_hashes, versions
+from kernreg.shards import Place, Shards
+from kernreg.tiles import Tile, TileGrid
+
+
+class GramStore:
+    """K(train, train) and K(test, train) of n train and t test rows, from `create`, `open` or `gram.build`.
+
+    Usable in a `with` statement, which gives the writer's lock back.
+    """
+
+    def __init__(self, path: Path, contents: gramfile.Contents, lock: Lock | None = None) -> None:
+        self.path, self._lock = path, lock
+        self._contents, self.shards = contents, Shards(path, contents)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        architecture: Architecture,
+        kernels: Sequence[str],
+        dtype: str,
+        backend: str,
+        tile: int,
+        provenance: Mapping[str, Any] | None = None,
+        **arrays: Unpack[Arrays],
+    ) -> GramStore:
+        """A new store without tiles, open for writing; `kernreg.gram.fill` computes them.
+
+        Args:
+            path: folder to make; what a killed `create` left there is taken over.
+            architecture, kernels, dtype, backend, provenance: see `Settings`.
+            tile: rows of a tile.
+            arrays: x_train, y_train and the others of `Arrays`; of x only hashes are kept.
+
+        Raises:
+            KernregError: a store is there, another process writes it, arrays do not fit, or the disk refuses.
+        """
+        folder = _folder(path)
+        shape, rows = all_rows(arrays)
+        settings = Settings(architecture, tuple(kernels), dtype, backend, shape, dict(provenance or {}))
+        train = TileGrid.triangle(len(rows["train"]), tile)
+        test = TileGrid((0,), train.row_edges).extend(len(rows["test"]), len(rows["train"]), tile)
+        grids = {"train": train, "test": test}
+        contents = gramfile.Contents(settings, rows, grids, tile, versions(), gramfile.now())
+        try:
+            (folder / gramfile.TILES).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refusal(error, folder) from error
+        lock = Lock(folder)
+        try:
+            if (folder / gramfile.MAIN).exists():
+                raise KernregError(
+                    f"{folder} holds a store already; open it, or choose another folder (--out)"
+                )
+            _sweep(folder)
+            gramfile.write_main(folder, contents)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, contents, lock)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], writer: bool = False, **expected: Any) -> GramStore:
+        """An existing store, by its folder or its gram.h5.
+
+        Args:
+            path: the folder NAME.gram.
+            writer: take the writer's lock; readers take none and are never blocked.
+            expected: fields of `Settings` that must be as given: architecture, kernels, dtype, backend, ….
+
+        Raises:
+            KernregError: no store there, damaged, of another format; a field differs from `expected`, by
+                name; another process writes it (writer only).
+        """
+        folder = _folder(path)
+        gramfile.read_main(folder).settings.require_equal(expected, str(folder))
+        lock = Lock(folder) if writer else None
+        try:
+            if lock:
+                _sweep(folder)
+            return cls(folder, gramfile.read_main(folder), lock)
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
+
+    def extend(
+        self,
+        *,
+        tile: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        **arrays: Unpack[Arrays],
+    ) -> None:
+        """Grow to more train or test rows, of which the stored ones are the first; every tile stays valid.
+
+        Args: as in `create`; `tile` is the size of the new tiles, by default that of the old ones.
+
+        Raises:
+            KernregError: fewer rows than stored, a stored row or target that differs, or the disk refuses.
+        """
+        self._require_writer()
+        where, old, tile = str(self.path), self._contents, tile or self._contents.tile
+        given = dict(self.provenance if provenance is None else provenance)
+        shape, rows = all_rows(arrays)
+        self.settings.require_equal({"input_shape": shape, "provenance": given}, where)
+        for part, new in rows.items():
+            if len(new) < len(old.rows[part]):
+                raise KernregError(
+                    f"{where} holds {len(old.rows[part])} {part} rows, {len(new)} are given: a store only "
+                    "grows, and readers take its first rows; give at least as many, or another folder (--out)"
+                )
+            old.rows[part].require_prefix(new, part, where)
+        n, t = len(rows["train"]), len(rows["test"])
+        train = self.grids["train"].extend(n, n, tile)
+        test = TileGrid(self.grids["test"].row_edges, train.row_edges).extend(t, n, tile)
+        settings = Settings.from_json({**self.settings.to_json(), "provenance": given})
+        grids = {"train": train, "test": test}
+        contents = gramfile.Contents(settings, rows, grids, tile, versions(), old.created)
+        gramfile.write_main(self.path, contents)
+        self._contents, self.shards = contents, Shards(self.path, contents)
+
+    @property
+    def settings(self) -> Settings:
+        """Architecture, kernels, dtype, backend, input shape, provenance."""
+        return self._contents.settings
+
+    @property
+    def grids(self) -> Mapping[str, TileGrid]:
+        """The tiles of "train", K(train, train), and of "test", K(test, train)."""
+        return self._contents.grids
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.settings.architecture
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        return self.settings.kernels
+
+    @property
+    def dtype(self) -> str:
+        return self.settings.dtype
+
+    @property
+    def backend(self) -> str:
+        return self.settings.backend
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self.settings.provenance
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of kernreg and its libraries when the main file was written; those of a tile are in `describe`."""
+        return self._contents.versions
+
+    @property
+    def created(self) -> str:
+        """ISO 8601, UTC."""
+        return self._contents.created
+
+    @property
+    def n(self) -> int:
+        """Train rows."""
+        return len(self._contents.rows["train"])
+
+    @property
+    def t(self) -> int:
+        """Test rows."""
+        return len(self._contents.rows["test"])
+
+    @property
+    def y_train(self) -> Array:
+        """(n, c) float64."""
+        return self._contents.rows["train"].y
+
+    @property
+    def y_test(self) -> Array:
+        """(t, c) float64."""
+        return self._contents.rows["test"].y
+
+    @property
+    def labels_train(self) -> Array | None:
+        """(n,) int64, or None."""
+        return self._contents.rows["train"].labels
+
+    @property
+    def labels_test(self) -> Array | None:
+        """(t,) int64, or None."""
+        return self._contents.rows["test"].labels
+
+    @property
+    def rows_train(self) -> Array:
+        """(n,) int64, row numbers in the source."""
+        return self._contents.rows["train"].numbers
+
+    @property
+    def rows_test(self) -> Array:
+        """(t,) int64, row numbers in the source."""
+        return self._contents.rows["test"].numbers
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tile is there."""
+        return not self.missing()
+
+    def missing(self, n: int | None = None, t: int | None = None) -> list[Place]:
+        """("train" or "test", tile) of every tile that the leading n train and t test rows need and lack."""
+        n, t = self._prefix("n", n, self.n), self._prefix("t", t, self.t, 0)
+        return self.shards.missing(self.shards.needed(n, t, n))
+
+    def train(self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64) -> Array:
+        """K(train, train) of the first n rows: (n, n), full, exactly symmetric; every checksum verified.
+
+        Raises:
+            KernregError: no such kernel, n out of range, a tile missing or damaged, by file.
+        """
+        n = self._prefix("n", n, self.n)
+        K = np.empty((n, n), dtype)
+        for part, tile in self._require(kernel, n, 0, 0):
+            block = self.shards.read(part, tile, kernel)[: n - tile.row_start, : n - tile.column_start]
+            K[tile.row_start : tile.row_stop, tile.column_start : tile.column_stop] = block
+            if not tile.diagonal:
+                K[tile.column_start : tile.column_stop, tile.row_start : tile.row_stop] = block.T
+        return K
+
+    def test(
+        self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64, t: int | None = None
+    ) -> Array:
+        """K(test, train) of the first t test and n train rows: (t, n); every checksum verified.
+
+        Raises:
+            KernregError: as in `train`.
+        """
+        n, t = self._prefix("n", n, self.n), self._prefix("t", t, self.t, 0)
+        K = np.empty((t, n), dtype)
+        for part, tile in self._require(kernel, 0, t, n):
+            block = self.shards.read(part, tile, kernel)[: t - tile.row_start, : n - tile.column_start]
+            K[tile.row_start : tile.row_stop, tile.column_start : tile.column_stop] = block
+        return K
+
+    def write(self, part: str, tile: Tile, values: Mapping[str, Array]) -> None:
+        """Commit a tile, see `Shards.write`. Raises KernregError when not open for writing."""
+        self._require_writer()
+        self.shards.write(part, tile, values)
+
+    def drop(self, part: str, tile: Tile) -> None:
+        """Forget a tile, so that the next fill computes it again. Raises KernregError when not a writer."""
+        self._require_writer()
+        self.shards.drop(part, tile)
+
+    def require_inputs(self, x_train: Array, x_test: Array) -> None:
+        """The rows must be those that the store was made of, at least the leading ones.
+
+        Raises:
+            KernregError: names the first row whose hash differs.
+        """
+        for part, x in (("train", x_train), ("test", x_test)):
+            require_hashes(self._contents.rows[part].hashes, row_hashes(x), part, str(self.path))
+
+    def close(self) -> None:
+        """Give the writer's lock back; reading goes on to work."""
+        if self._lock:
+            self._lock.release()
+        self._lock = None
+
+    def __enter__(self) -> GramStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        what = f"{self.architecture.name or 'network'} {'+'.join(self.kernels)} {self.dtype}"
+        return f"GramStore({str(self.path)!r}: {what}, n={self.n}, t={self.t})"
+
+    def _require_writer(self) -> None:
+        if self._lock is None:
+            raise KernregError(f"{self.path} is open for reading only; use GramStore.open(path, writer=True)")
+
+    def _require(self, kernel: str, n: int, t: int, columns: int) -> list[Place]:
+        if kernel not in self.kernels:
+            raise KernregError(f"{self.path} holds {' and '.join(self.kernels)}, not {kernel!r}")
+        needed = self.shards.needed(n, t, columns)
+        if missing := self.shards.missing(needed):
+            raise KernregError(
+                f"{self.path} is not complete: {len(missing)} of the {len(needed)} tiles needed are missing, "
+                f"the first is {self.shards.path(*missing[0]).name}; "
+                "run the same `kernreg gram` command again to compute them"
+            )
+        return needed
+
+    @staticmethod
+    def _prefix(name: str, value: int | None, stored: int, least: int = 1) -> int:
+        if value is None:
+            return stored
+        if not least <= value <= stored:
+            raise KernregError(
+                f"{name}={value} rows are asked for, the store holds {stored}; use {name} ≤ {stored}"
+            )
+        return int(value)
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    given = Path(path)
+    return given.parent if given.name == gramfile.MAIN and not given.is_dir() else given
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed writer left half-written; the caller holds the lock."""
+    for place in (folder, folder / gramfile.TILES):
+        for leftover in place.glob(f"*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
