@@ -27,13 +27,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell: the first column to the left, the others to the right."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
+    """Columns padded to their widest cell: to the right of it, or to the left if headed by a name in `left`."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = []
     for row in (head, *rows):
-        cells = [row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
+        cells = zip(row, widths, head, strict=True)
+        line = "  ".join(cell.ljust(w) if name in left else cell.rjust(w) for cell, w, name in cells)
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 

@@ -169,7 +169,12 @@ def _gpu() -> Finding:
 
 
 def _data_sets(data_dir: Path | None) -> list[Finding]:
-    return []
+    findings = []
+    for entry in import_module("kernreg.data").listing(data_dir):
+        status: Literal["ok", "absent"] = "ok" if entry["present"] else "absent"
+        remedy = f"not under {entry['data_dir']}; kernreg data fetch {entry['name']}"
+        findings.append(Finding(f"data {entry['name']}", status, entry["where"] or remedy))
+    return findings
 
 
 def _gib(size: float) -> str:

@@ -130,7 +130,10 @@ def test_contradictions_are_usage_errors(arguments: tuple[str, ...], said: str, 
 
 
 def test_table_and_texts() -> None:
-    assert table(("arch", "n"), [("fcn", "5"), ("gap", "1437")]) == "arch     n\nfcn      5\ngap   1437"
+    assert (
+        table(("arch", "n"), [("fcn", "5"), ("gap", "1437")], left=("arch",))
+        == "arch     n\nfcn      5\ngap   1437"
+    )
     assert [bytes_text(size) for size in (0, 1023, 1024, 10**10, 2**41)] == [
         "0 B",
         "1023 B",

@@ -1,0 +1,60 @@
+"""`kernreg info`: what a Gram store is made of, and how much of it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kernreg.cli.arguments import as_json
+
+if TYPE_CHECKING:
+    from kernreg.store import GramStore
+
+
+@click.command("info")
+@click.argument("gram", type=click.Path(path_type=Path))
+@as_json
+def command(gram: Path, as_json: bool) -> None:
+    """Say what the store GRAM is made of: settings, data, tiles done, bytes, versions."""
+    from kernreg.cli.output import bytes_text, echo_json
+    from kernreg.store import GramStore
+
+    facts = describe(GramStore.open(gram))
+    if as_json:
+        echo_json(facts)
+        return
+    data = facts["provenance"]
+    state = "complete" if facts["complete"] else "run the same `kernreg gram` again to finish it"
+    lines = {
+        "store": facts["path"],
+        "architecture": f"{facts['architecture_text']}  [{facts['architecture_digest']}]",
+        "kernels": f"{', '.join(facts['kernels'])} in {facts['dtype']} by backend {facts['backend']}",
+        "data": f"{data.get('name', 'arrays')}, rows of shape {'×'.join(map(str, facts['input_shape']))}",
+        "rows": f"{facts['n']} train, {facts['t']} test",
+        "tiles": f"{facts['tiles_done']} of {facts['tiles']} done; {state}",
+        "size": f"{bytes_text(facts['bytes'])} on disk",
+        "made": f"{facts['created']} by " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
+    }
+    width = max(map(len, lines))
+    for key, value in lines.items():
+        click.echo(f"{key:{width}}  {value}")
+
+
+def describe(store: GramStore) -> dict[str, Any]:
+    """Everything about a store but its numbers, JSON-able."""
+    tiles, missing = sum(len(grid) for grid in store.grids.values()), len(store.missing())
+    return {
+        "path": str(store.path),
+        "n": store.n,
+        "t": store.t,
+        **store.settings.to_json(),
+        "architecture_text": str(store.architecture),
+        "tiles": tiles,
+        "tiles_done": tiles - missing,
+        "complete": missing == 0,
+        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "created": store.created,
+        "versions": dict(store.versions),
+    }
