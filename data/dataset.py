@@ -133,7 +133,7 @@ def one_hot(labels: Integers, classes: int) -> Floats:
 
 def require_finite(values: NDArray[Any], name: str) -> None:
     """Raise KernregError naming the first row of `values` (n,…) that holds NaN or infinity."""
-    rows_at_once = max(1, 2**22 // max(1, values[:1].size))
+    rows_at_once = max(1, 2**18 // max(1, values[:1].size))
     for start in range(0, len(values), rows_at_once):
         block = values[start : start + rows_at_once]
         if not np.isfinite(block).all():

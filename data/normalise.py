@@ -19,7 +19,7 @@ from kernreg.data.dataset import Floats
 from kernreg.errors import KernregError
 
 NORMALISATIONS = ("standard", "per-image", "unit", "none")
-VALUES_AT_ONCE = 2**22
+VALUES_AT_ONCE = 2**18  # a block stays in the cache
 
 
 def statistics(x: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -27,29 +27,26 @@ def statistics(x: NDArray[Any]) -> tuple[Floats, Floats]:
 
     Pixels of 8 or 16 bits are summed as integers: exact, so the same on every machine.
     """
+    count = x.size // x.shape[-1]
+    # Whole rows are added up first, pixel by pixel: long additions, in an order no machine changes.
+    pixels = (-1, x[0].size)
     if x.dtype.kind in "ui" and x.dtype.itemsize <= 2:
-        total = np.zeros(x.shape[-1], dtype=np.int64)
-        squares = np.zeros_like(total)
-        count = 0
+        sums = np.zeros((2, x[0].size), dtype=np.int64)
         for block in _blocks(x):
-            wide = block.reshape(-1, x.shape[-1]).astype(np.int64)
-            count += len(wide)
-            total += wide.sum(axis=0)
-            squares += (wide * wide).sum(axis=0)
-        exact = [(int(s), count * int(q) - int(s) ** 2) for s, q in zip(total, squares, strict=True)]
+            wide = block.reshape(pixels).astype(np.int32 if x.dtype.itemsize == 1 else np.int64)
+            sums += wide.sum(axis=0, dtype=np.int64), np.square(wide).sum(axis=0, dtype=np.int64)
+        totals = sums.reshape(2, -1, x.shape[-1]).sum(axis=1).tolist()
+        exact = [(s, count * q - s * s) for s, q in zip(*totals, strict=True)]
         return (
             np.array([s / count for s, _ in exact]),
             np.sqrt(np.array([v / (count * count) for _, v in exact])),
         )
-    mean = np.zeros(x.shape[-1])
-    for block in _blocks(x):
-        mean += block.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64)
-    count = x.size // x.shape[-1]
-    mean /= count
-    variance = np.zeros_like(mean)
-    for block in _blocks(x):
-        variance += np.square(block.reshape(-1, x.shape[-1]) - mean).sum(axis=0)
-    return mean, np.sqrt(variance / count)
+    total = sum(block.reshape(pixels).sum(axis=0, dtype=np.float64) for block in _blocks(x))
+    mean: Floats = np.asarray(total).reshape(-1, x.shape[-1]).sum(axis=0) / count
+    centre = np.resize(mean, x[0].size)
+    squares = sum(np.square(block.reshape(pixels) - centre).sum(axis=0) for block in _blocks(x))
+    variance: Floats = np.asarray(squares).reshape(-1, x.shape[-1]).sum(axis=0) / count
+    return mean, np.sqrt(variance)
 
 
 def scale(
@@ -67,13 +64,17 @@ def scale(
     "unit" needs white.
     """
     out: Floats = np.empty((len(rows), *x.shape[1:]), dtype=dtype)
+    if normalise == "standard":
+        if mean is None or std is None:
+            raise KernregError("the standard normalisation needs the mean and std of the training pool")
+        centre, spread = (np.resize(v, x[:1].size) for v in (mean, _or_infinite(std, mean)))
     at_once = max(1, VALUES_AT_ONCE // max(1, x[:1].size))
     for start in range(0, len(rows), at_once):
         block: Floats = x[rows[start : start + at_once]].astype(np.float64)
         if normalise == "standard":
-            if mean is None or std is None:
-                raise KernregError("the standard normalisation needs the mean and std of the training pool")
-            block = (block - mean) / _or_infinite(std, mean)
+            flat = block.reshape(len(block), -1)  # a view: inner loops over whole rows, not over channels
+            flat -= centre
+            flat /= spread
         elif normalise == "per-image":
             block = _per_image(block)
         elif normalise == "unit":
