@@ -27,11 +27,34 @@ class GramStore:
     """K(train, train) and K(test, train) of n train and t test rows, from `create`, `open` or `gram.build`.
 
     Usable in a `with` statement, which gives the writer's lock back.
+
+    Attributes:
+        path: the folder.
+        n, t: train and test rows.
+        architecture, kernels, dtype, backend, provenance: see `Settings`, which `settings` holds.
+        y_train, y_test: (n, c) and (t, c) float64 targets.
+        labels_train, labels_test: (n,) and (t,) int64, or None.
+        rows_train, rows_test: (n,) and (t,) int64, row numbers in the source.
+        grids: the tiles of "train", K(train, train), and of "test", K(test, train); shards: their files.
+        versions, created: of kernreg and its libraries, and when; those of a tile: `shards.describe`.
     """
 
     def __init__(self, path: Path, contents: gramfile.Contents, lock: Lock | None = None) -> None:
         self.path, self._lock = path, lock
-        self._contents, self.shards = contents, Shards(path, contents)
+        self._adopt(contents)
+
+    def _adopt(self, contents: gramfile.Contents) -> None:
+        self._contents, self.shards = contents, Shards(self.path, contents)
+        self.settings, self.grids = contents.settings, contents.grids
+        self.architecture, self.kernels = self.settings.architecture, self.settings.kernels
+        self.dtype, self.backend = self.settings.dtype, self.settings.backend
+        self.provenance = self.settings.provenance
+        self.versions, self.created = contents.versions, contents.created
+        train, test = contents.rows["train"], contents.rows["test"]
+        self.n, self.t = len(train), len(test)
+        self.y_train, self.y_test = train.y, test.y
+        self.labels_train, self.labels_test = train.labels, test.labels
+        self.rows_train, self.rows_test = train.numbers, test.numbers
 
     @classmethod
     def create(
@@ -139,87 +162,7 @@ class GramStore:
         grids = {"train": train, "test": test}
         contents = gramfile.Contents(settings, rows, grids, tile, versions(), old.created)
         gramfile.write_main(self.path, contents)
-        self._contents, self.shards = contents, Shards(self.path, contents)
-
-    @property
-    def settings(self) -> Settings:
-        """Architecture, kernels, dtype, backend, input shape, provenance."""
-        return self._contents.settings
-
-    @property
-    def grids(self) -> Mapping[str, TileGrid]:
-        """The tiles of "train", K(train, train), and of "test", K(test, train)."""
-        return self._contents.grids
-
-    @property
-    def architecture(self) -> Architecture:
-        return self.settings.architecture
-
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        return self.settings.kernels
-
-    @property
-    def dtype(self) -> str:
-        return self.settings.dtype
-
-    @property
-    def backend(self) -> str:
-        return self.settings.backend
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        return self.settings.provenance
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Of kernreg and its libraries when the main file was written; those of a tile are in `describe`."""
-        return self._contents.versions
-
-    @property
-    def created(self) -> str:
-        """ISO 8601, UTC."""
-        return self._contents.created
-
-    @property
-    def n(self) -> int:
-        """Train rows."""
-        return len(self._contents.rows["train"])
-
-    @property
-    def t(self) -> int:
-        """Test rows."""
-        return len(self._contents.rows["test"])
-
-    @property
-    def y_train(self) -> Array:
-        """(n, c) float64."""
-        return self._contents.rows["train"].y
-
-    @property
-    def y_test(self) -> Array:
-        """(t, c) float64."""
-        return self._contents.rows["test"].y
-
-    @property
-    def labels_train(self) -> Array | None:
-        """(n,) int64, or None."""
-        return self._contents.rows["train"].labels
-
-    @property
-    def labels_test(self) -> Array | None:
-        """(t,) int64, or None."""
-        return self._contents.rows["test"].labels
-
-    @property
-    def rows_train(self) -> Array:
-        """(n,) int64, row numbers in the source."""
-        return self._contents.rows["train"].numbers
-
-    @property
-    def rows_test(self) -> Array:
-        """(t,) int64, row numbers in the source."""
-        return self._contents.rows["test"].numbers
+        self._adopt(contents)
 
     @property
     def complete(self) -> bool:
@@ -270,6 +213,15 @@ class GramStore:
         """Forget a tile, so that the next fill computes it again. Raises KernregError when not a writer."""
         self._require_writer()
         self.shards.drop(part, tile)
+
+    def require_rows(self, **arrays: Unpack[Arrays]) -> None:
+        """Rows, targets, labels and row numbers must be those of the store, as far as both go.
+
+        Raises:
+            KernregError: names the array and the first row that differ.
+        """
+        for part, rows in all_rows(arrays)[1].items():
+            self._contents.rows[part].require_prefix(rows, part, str(self.path))
 
     def require_inputs(self, x_train: Array, x_test: Array) -> None:
         """The rows must be those that the store was made of, at least the leading ones.

@@ -1,7 +1,7 @@
 """TileGrid: integer arithmetic of a symmetric or rectangular tiling of a matrix, with ragged edges.
 
 A tiling is two lists of edges. Extending a matrix appends edges and never moves one, so a tile that exists
-keeps its place, its rows and its columns for ever. Python integers throughout: the n² of a large Gram overflows
+keeps its place, its rows and its columns for ever. Python integers throughout: n² of a large Gram passes
 int32.
 """
 

@@ -1,0 +1,272 @@
+"""images → Gram: in memory with `gram`, tile by tile into a store with `build` and `fill`, which resume."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from kernreg import gramfile
+from kernreg.architecture import Architecture
+from kernreg.errors import KernregError
+from kernreg.kernels import backends
+from kernreg.plan import kernels_of, memory_bytes, parse_bytes, plan, require_memory, show_bytes
+from kernreg.progress import Interruption, Meter, Progress
+from kernreg.provenance import Array, Arrays
+from kernreg.store import GramStore
+from kernreg.tiles import TileGrid
+
+BLOCK = 2048  # rows and columns of one call in memory: temporaries stay at a few times 32 MB
+
+
+class Kernels(NamedTuple):
+    """Both kernels of an architecture."""
+
+    nngp: Array
+    ntk: Array
+
+
+class Rows(Protocol):
+    """What `build` takes from a data set, see `kernreg.data.Dataset`."""
+
+    @property
+    def x_train(self) -> Array: ...
+    @property
+    def y_train(self) -> Array: ...
+    @property
+    def x_test(self) -> Array: ...
+    @property
+    def y_test(self) -> Array: ...
+    @property
+    def labels_train(self) -> Array | None: ...
+    @property
+    def labels_test(self) -> Array | None: ...
+    @property
+    def rows_train(self) -> Array: ...
+    @property
+    def rows_test(self) -> Array: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+
+
+def gram(
+    x: Array,
+    z: Array | None,
+    arch: Architecture,
+    kernel: str = "ntk",
+    backend: str = "auto",
+    dtype: str = "float64",
+) -> Array | Kernels:
+    """K(x, z), in memory.
+
+    Args:
+        x: (n, H, W, C) images or (n, d) vectors, n ≥ 1, finite; whole numbers are converted.
+        z: likewise, m rows of the same shape; None means x, and the result is exactly symmetric.
+        arch: the network.
+        kernel: "ntk", "nngp" or "both".
+        backend: "auto", "cpu" or "reference".
+        dtype: "float32" or "float64", of the arithmetic and the result.
+
+    Returns:
+        (n, m) in dtype; for "both" the pair `Kernels(nngp, ntk)`.
+
+    Raises:
+        KernregError: rows of a wrong shape or not finite, unknown names, a kernel value that is not finite.
+        NotImplementedError: names the layer that the backend does not cover.
+    """
+    if not isinstance(arch, Architecture):
+        raise KernregError(f"arch must be an Architecture such as kernreg.Architecture.fcn(), not {arch!r}")
+    x = _checked(x, "x")
+    z = None if z is None else _checked(z, "z")
+    if z is not None and z.shape[1:] != x.shape[1:]:
+        raise KernregError(f"rows of x are {x.shape[1:]} and of z {z.shape[1:]}: give both one shape")
+    names, backend = kernels_of(kernel), backends.resolve(backend)
+    n, m = len(x), len(x) if z is None else len(z)
+    grid = TileGrid.triangle(n, BLOCK) if z is None else TileGrid.rectangle(n, m, BLOCK)
+    out = {name: np.empty((n, m), np.dtype(dtype)) for name in names}
+    for tile in grid:
+        columns = None if tile.diagonal else (x if z is None else z)[tile.columns]
+        block = backends.compute(x[tile.rows], columns, arch, kernel, backend, dtype)
+        for name in names:
+            _require_finite_values(block[name], name, dtype)
+            out[name][tile.rows, tile.columns] = block[name]
+            if z is None and not tile.diagonal:
+                out[name][tile.columns, tile.rows] = block[name].T
+    return Kernels(out["nngp"], out["ntk"]) if kernel == "both" else out[kernel]
+
+
+def build(
+    path: str | os.PathLike[str],
+    dataset: Rows,
+    architecture: Architecture,
+    kernel: str = "ntk",
+    backend: str = "auto",
+    dtype: str = "float64",
+    memory: int | str | None = None,
+    progress: bool | Progress = False,
+) -> GramStore:
+    """The Gram of a data set on disk: created, resumed or extended, whichever is needed.
+
+    A store that holds more rows than the data set, and is complete for those, is returned as it is: readers
+    take the first rows.
+
+    Args:
+        path: folder of the store, by habit NAME.gram.
+        dataset: rows, targets and provenance.
+        architecture, kernel, backend, dtype: as in `gram`.
+        memory: most bytes that the process may use, or "4GiB"; None sets no bound.
+        progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
+
+    Returns:
+        The store, complete, open for reading.
+
+    Raises:
+        KernregError: the store there was made with other settings or rows, by field; another process
+            writes it; memory or disk do not suffice.
+        KeyboardInterrupt: SIGINT or SIGTERM; finished tiles are kept.
+    """
+    names, name = kernels_of(kernel), backends.resolve(backend)
+    n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
+    backends.covers(name, architecture, shape)
+    x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
+    cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes)
+    arrays = _arrays(dataset)
+    settings: dict[str, Any] = {
+        "architecture": architecture,
+        "kernels": names,
+        "dtype": dtype,
+        "backend": name,
+    }
+    settings["provenance"] = dataset.provenance
+    folder = Path(path)
+    if not (folder / gramfile.MAIN).exists():
+        with GramStore.create(folder, tile=cut.tile, **settings, **arrays) as store:
+            fill(store, dataset.x_train, dataset.x_test, progress)
+        return GramStore.open(folder)
+    settings["input_shape"] = shape
+    store = GramStore.open(folder, **settings)
+    store.require_rows(**arrays)
+    if n <= store.n and t <= store.t and not store.missing(n, t):
+        return store
+    if n < store.n or t < store.t:
+        raise KernregError(
+            f"{folder} was begun with {store.n} train and {store.t} test rows, {n} and {t} are asked for, "
+            f"and tiles for them are missing: use --n {max(n, store.n)} --test {max(t, store.t)}, "
+            "or another folder (--out)"
+        )
+    with GramStore.open(folder, writer=True, **settings) as store:
+        if memory is not None:
+            widest = max(max(tile.shape) for tile in store.grids["train"])
+            needed = memory_bytes(widest, x_bytes, math.prod(shape), len(names), np.dtype(dtype).itemsize)
+            require_memory(needed, parse_bytes(memory))
+        if (n, t) != (store.n, store.t):
+            store.extend(tile=cut.tile, provenance=dataset.provenance, **arrays)
+        fill(store, dataset.x_train, dataset.x_test, progress)
+    return GramStore.open(folder)
+
+
+def fill(
+    store: GramStore, x_train: Array, x_test: Array | None = None, progress: bool | Progress = False
+) -> None:
+    """Compute the tiles that a store lacks, each committed before the next: kill it and call it again.
+
+    The first SIGINT or SIGTERM ends it after the tile in hand, the second at once; finished tiles are kept.
+
+    Args:
+        store: open for writing.
+        x_train, x_test: (n, …) and (t, …), the rows that the store was made of.
+        progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
+
+    Raises:
+        KernregError: other rows than the store's, a damaged tile, not enough disk, or the disk refuses.
+        KeyboardInterrupt: SIGINT or SIGTERM.
+    """
+    x_test = x_train[:0] if x_test is None else x_test
+    if len(x_train) < store.n or len(x_test) < store.t:
+        raise KernregError(f"{store.path} needs {store.n} train and {store.t} test rows to be filled")
+    store.require_inputs(x_train, x_test)
+    missing = store.missing()
+    places = store.shards.needed(store.n, store.t, store.n)
+    for place in set(places) - set(missing):
+        store.shards.describe(*place)
+    item = np.dtype(store.dtype).itemsize * len(store.kernels)
+    _require_disk(store.path, sum(tile.shape[0] * tile.shape[1] * item + 8192 for _, tile in missing))
+    total = sum(tile.pairs for _, tile in places)
+    done = total - sum(tile.pairs for _, tile in missing)
+    kernel = "both" if len(store.kernels) == 2 else store.kernels[0]
+    with Meter(done, total, progress) as meter, Interruption(meter.note) as interruption:
+        for part, tile in missing:
+            x = (x_train if part == "train" else x_test)[tile.rows]
+            z = None if tile.diagonal else x_train[tile.columns]
+            values = backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
+            store.write(part, tile, values)
+            meter.advance(tile.pairs)
+            if interruption.requested:
+                raise KeyboardInterrupt
+
+
+def _arrays(dataset: Rows) -> Arrays:
+    return {
+        "x_train": dataset.x_train,
+        "y_train": dataset.y_train,
+        "x_test": dataset.x_test,
+        "y_test": dataset.y_test,
+        "labels_train": dataset.labels_train,
+        "labels_test": dataset.labels_test,
+        "rows_train": dataset.rows_train,
+        "rows_test": dataset.rows_test,
+    }
+
+
+def _checked(x: Array, name: str) -> Array:
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise KernregError(f"{name} holds {x.dtype}, not real numbers")
+    if x.ndim == 3:
+        raise KernregError(
+            f"{name} is {x.shape}: images are (n, H, W, C); for grey ones pass {name}[..., None]"
+        )
+    if x.ndim not in (2, 4):
+        raise KernregError(f"{name} is {x.shape}: give images (n, H, W, C) or vectors (n, d)")
+    if x.size == 0:
+        raise KernregError(f"{name} is empty: its shape is {x.shape}")
+    if x.dtype not in (np.float32, np.float64):
+        x = x.astype(np.float64)
+    for start in range(0, len(x), BLOCK):
+        finite = np.isfinite(x[start : start + BLOCK]).reshape(len(x[start : start + BLOCK]), -1).all(axis=1)
+        if not finite.all():
+            raise KernregError(
+                f"{name}: row {start + int(np.argmin(finite))} holds NaN or infinity; remove it"
+            )
+    return np.ascontiguousarray(x)
+
+
+def _require_finite_values(K: Array, name: str, dtype: str) -> None:
+    if not np.isfinite(K).all():
+        raise KernregError(
+            f"the {name} overflows {dtype} on these rows: rescale them, or use dtype='float64'"
+        )
+
+
+def _require_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise KernregError(
+            f"{folder} needs {show_bytes(needed)} more and its disk has {show_bytes(free)} free: "
+            "free some space, use another disk (--out), fewer rows (--n) or --dtype float32"
+        )
+
+
+class _Module(ModuleType):
+    def __call__(self, *args: Any, **settings: Any) -> Array | Kernels:
+        return gram(*args, **settings)
+
+
+# Importing this module rebinds the name `kernreg.gram` from the function to the module: let both be called.
+sys.modules[__name__].__class__ = _Module

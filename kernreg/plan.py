@@ -1,0 +1,171 @@
+"""Plan: how a Gram is cut into tiles, what it takes on disk and in memory, and how long it takes here.
+
+The cut is integer arithmetic of n, t, the cost of a pair and the memory allowed, never of a measured time:
+the same command makes the same tiles on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass
+
+from kernreg.architecture import Architecture
+from kernreg.errors import KernregError
+from kernreg.kernels import backends
+from kernreg.provenance import KERNELS, Array
+from kernreg.tiles import TileGrid
+
+TILE_SECONDS = 30  # a killed run loses at most about one tile of work
+UPDATES_PER_SECOND = 500_000_000
+SMALLEST, LARGEST = 64, 4096
+# h5py opens all shards of a virtual dataset at once when it is read whole, and a process may open 1024 files:
+# past that HDF5 fills with NaN without an error (docs/format.md).
+MOST_SHARDS = 512
+PROCESS_BYTES = 320 << 20  # the interpreter, NumPy, Numba and HDF5 themselves
+_ITEM = {"float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What filling a store takes.
+
+    Attributes:
+        tile: rows of a tile.
+        tiles: number of tiles, of K(train, train) and K(test, train) together.
+        pairs: kernel values to compute, per kernel.
+        updates: arithmetic of one pair, `backends.updates`.
+        disk_bytes: of the finished store, its overhead of a few kilobytes a tile included.
+        memory_bytes: estimated peak of the process, the rows x included.
+    """
+
+    tile: int
+    tiles: int
+    pairs: int
+    updates: int
+    disk_bytes: int
+    memory_bytes: int
+
+
+def plan(
+    n: int,
+    t: int,
+    shape: tuple[int, ...],
+    architecture: Architecture,
+    kernel: str = "ntk",
+    dtype: str = "float64",
+    memory: int | str | None = None,
+    x_bytes: int | None = None,
+) -> Plan:
+    """The tiles of n train and t test rows of `shape`.
+
+    Args:
+        n, t: rows.
+        shape: (H, W, C) or (d,).
+        architecture, kernel, dtype: as in `kernreg.gram.gram`.
+        memory: most bytes that the process may use, or text such as "4GiB"; None sets no bound.
+        x_bytes: size of the rows in memory, by default that of float32.
+
+    Raises:
+        KernregError: the memory does not suffice for the smallest tiles, by amount.
+    """
+    item, kernels, d = _item(dtype), len(kernels_of(kernel)), math.prod(shape)
+    x_bytes = (n + t) * d * 4 if x_bytes is None else x_bytes
+    cost = backends.updates(architecture, shape)
+    tile = math.isqrt(TILE_SECONDS * UPDATES_PER_SECOND // cost) // SMALLEST * SMALLEST
+    tile = max(SMALLEST, min(tile, LARGEST))
+    while _shards(n, t, tile) > MOST_SHARDS:
+        tile += SMALLEST
+    if memory is not None:
+        allowed = parse_bytes(memory)
+        while memory_bytes(min(tile, max(n, t)), x_bytes, d, kernels, item) > allowed and tile > SMALLEST:
+            tile -= SMALLEST
+        require_memory(memory_bytes(min(tile, max(n, t)), x_bytes, d, kernels, item), allowed)
+    triangle, rectangle = TileGrid.triangle(n, tile), TileGrid.rectangle(t, n, tile)
+    grids = (triangle, rectangle)
+    values = sum(math.prod(part.shape) for grid in grids for part in grid)
+    tiles = len(triangle) + len(rectangle)
+    return Plan(
+        tile,
+        tiles,
+        sum(grid.pairs for grid in grids),
+        cost,
+        values * item * kernels + tiles * 8192,
+        memory_bytes(min(tile, max(n, t)), x_bytes, d, kernels, item),
+    )
+
+
+def memory_bytes(tile: int, x_bytes: int, d: int, kernels: int, item: int) -> int:
+    """Estimated peak: process, all rows, a tile's rows in the kernel's layout, its values, temporaries."""
+    return PROCESS_BYTES + x_bytes + 4 * tile * d * item + (kernels + 3) * tile * tile * item
+
+
+def require_memory(needed: int, allowed: int) -> None:
+    """Raise KernregError, with the amounts, when more is needed than allowed."""
+    if needed > allowed:
+        raise KernregError(
+            f"this needs about {show_bytes(needed)} of memory and {show_bytes(allowed)} are allowed: "
+            f"use --memory {math.ceil(needed / 2**30 * 10) / 10:g}GiB, or fewer rows"
+        )
+
+
+def seconds_per_pair(x: Array, architecture: Architecture, kernel: str, backend: str, dtype: str) -> float:
+    """Measured on leading rows of the real data x (n, …): warmed up, then doubled until a block takes 0.3 s.
+
+    Raises:
+        NotImplementedError, KernregError: as `backends.compute`.
+    """
+    n = len(x)
+    backends.compute(x[:1], x[: min(n, 64)], architecture, kernel, backend, dtype)
+    rows, columns = 1, min(n, 64)
+    while True:
+        start = time.perf_counter()
+        backends.compute(x[:rows], x[:columns], architecture, kernel, backend, dtype)
+        elapsed = time.perf_counter() - start
+        if elapsed > 0.3 or rows >= min(n, 2048):
+            return elapsed / (rows * columns)
+        rows = min(n, 2048, rows * 4)
+        columns = max(columns, rows)
+
+
+def kernels_of(kernel: str) -> tuple[str, ...]:
+    """("nngp", "ntk") for "both", else the one named. Raises KernregError for other names."""
+    if kernel == "both":
+        return KERNELS
+    if kernel not in KERNELS:
+        raise KernregError(f"kernel is nngp, ntk or both, not {kernel!r}")
+    return (kernel,)
+
+
+def parse_bytes(text: int | str) -> int:
+    """Bytes of "4GiB", "500 MB", "2g" (binary unless written …B without i) or a number.
+
+    Raises:
+        KernregError: no amount of memory.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b)?\s*", str(text).lower())
+    if not match:
+        raise KernregError(f"{text!r} is no amount of memory; write it like 4GiB")
+    unit = 1000 if match[3] == "b" else 1024
+    return int(float(match[1]) * unit ** ("kmgt".index(match[2]) + 1 if match[2] else 0))
+
+
+def show_bytes(amount: int) -> str:
+    """3.4 GiB."""
+    value, units = float(amount), ["B", "KiB", "MiB", "GiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.3g} {units[0]}" if value < 1024 else f"{value / 1024:.3g} TiB"
+
+
+def _shards(n: int, t: int, tile: int) -> int:
+    blocks = -(-n // tile)
+    return max(blocks * (blocks + 1) // 2, blocks * -(-t // tile))
+
+
+def _item(dtype: str) -> int:
+    if dtype not in _ITEM:
+        raise KernregError(f"dtype is float32 or float64, not {dtype!r}")
+    return _ITEM[dtype]
