@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernreg.data.places import folders, missing, read_gzip, read_plain, sha256
+from kernreg.data.places import LARGEST_FILE, folders, missing, read_gzip, read_plain, sha256
 from kernreg.data.source import Source
 from kernreg.errors import KernregError
 
@@ -69,7 +69,8 @@ def _idx(name: str, data_dir: Path, classes: tuple[str, ...]) -> Source:
     if absent:
         raise missing(name, next(iter(paths.values())).parent if paths else data_dir, absent)
     content = {
-        file: read_gzip(path) if path.suffix == ".gz" else read_plain(path) for file, path in paths.items()
+        file: read_gzip(path, LARGEST_FILE) if path.suffix == ".gz" else read_plain(path)
+        for file, path in paths.items()
     }
     arrays = [
         parse_idx(content[file], str(paths[file]), dimensions=3 if "images" in file else 1) for file in FILES

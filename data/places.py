@@ -56,7 +56,7 @@ def read_plain(path: Path) -> bytes:
         raise KernregError(f"cannot read {path}: {error.strerror or error}; check its permissions") from None
 
 
-def read_gzip(path: Path, limit: int = LARGEST_FILE) -> bytes:
+def read_gzip(path: Path, limit: int) -> bytes:
     """The content of a .gz file; refused beyond `limit` bytes, when cut short, and when damaged."""
     engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
