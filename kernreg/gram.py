@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from kernreg import gramfile
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.kernels import backends
-from kernreg.plan import kernels_of, memory_bytes, parse_bytes, plan, require_memory, show_bytes
+from kernreg.plan import disk_bytes, kernels_of, memory_bytes, parse_bytes, plan, require_memory, show_bytes
 from kernreg.progress import Interruption, Meter, Progress
 from kernreg.provenance import Array, Arrays
 from kernreg.store import GramStore
@@ -163,7 +162,7 @@ def build(
     with GramStore.open(folder, writer=True, **settings) as store:
         if memory is not None:
             widest = max(max(tile.shape) for tile in store.grids["train"])
-            needed = memory_bytes(widest, x_bytes, math.prod(shape), len(names), np.dtype(dtype).itemsize)
+            needed = memory_bytes(widest, x_bytes, shape, architecture, kernel, dtype)
             require_memory(needed, parse_bytes(memory))
         if (n, t) != (store.n, store.t):
             store.extend(tile=cut.tile, provenance=dataset.provenance, **arrays)
@@ -195,17 +194,17 @@ def fill(
     places = store.shards.needed(store.n, store.t, store.n)
     for place in set(places) - set(missing):
         store.shards.describe(*place)
-    item = np.dtype(store.dtype).itemsize * len(store.kernels)
-    _require_disk(store.path, sum(tile.shape[0] * tile.shape[1] * item + 8192 for _, tile in missing))
     total = sum(tile.pairs for _, tile in places)
     done = total - sum(tile.pairs for _, tile in missing)
     kernel = "both" if len(store.kernels) == 2 else store.kernels[0]
+    values = sum(tile.shape[0] * tile.shape[1] for _, tile in missing)
+    _require_disk(store.path, disk_bytes(values, len(missing), kernel, store.dtype))
     with Meter(done, total, progress) as meter, Interruption(meter.note) as interruption:
         for part, tile in missing:
             x = (x_train if part == "train" else x_test)[tile.rows]
             z = None if tile.diagonal else x_train[tile.columns]
-            values = backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
-            store.write(part, tile, values)
+            block = backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
+            store.write(part, tile, block)
             meter.advance(tile.pairs)
             if interruption.requested:
                 raise KeyboardInterrupt

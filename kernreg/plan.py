@@ -70,8 +70,12 @@ def plan(
     Raises:
         KernregError: the memory does not suffice for the smallest tiles, by amount.
     """
-    item, kernels, d = _item(dtype), len(kernels_of(kernel)), math.prod(shape)
-    x_bytes = (n + t) * d * 4 if x_bytes is None else x_bytes
+    x_bytes = (n + t) * math.prod(shape) * 4 if x_bytes is None else x_bytes
+    widest = max(n, t)
+
+    def need(tile: int) -> int:
+        return memory_bytes(min(tile, widest), x_bytes, shape, architecture, kernel, dtype)
+
     cost = backends.updates(architecture, shape)
     tile = math.isqrt(TILE_SECONDS * UPDATES_PER_SECOND // cost) // SMALLEST * SMALLEST
     tile = max(SMALLEST, min(tile, LARGEST))
@@ -79,9 +83,9 @@ def plan(
         tile += SMALLEST
     if memory is not None:
         allowed = parse_bytes(memory)
-        while memory_bytes(min(tile, max(n, t)), x_bytes, d, kernels, item) > allowed and tile > SMALLEST:
+        while need(tile) > allowed and tile > SMALLEST:
             tile -= SMALLEST
-        require_memory(memory_bytes(min(tile, max(n, t)), x_bytes, d, kernels, item), allowed)
+        require_memory(need(tile), allowed)
     triangle, rectangle = TileGrid.triangle(n, tile), TileGrid.rectangle(t, n, tile)
     grids = (triangle, rectangle)
     values = sum(math.prod(part.shape) for grid in grids for part in grid)
@@ -91,14 +95,24 @@ def plan(
         tiles,
         sum(grid.pairs for grid in grids),
         cost,
-        values * item * kernels + tiles * 8192,
-        memory_bytes(min(tile, max(n, t)), x_bytes, d, kernels, item),
+        disk_bytes(values, tiles, kernel, dtype),
+        need(tile),
     )
 
 
-def memory_bytes(tile: int, x_bytes: int, d: int, kernels: int, item: int) -> int:
-    """Estimated peak: process, all rows, a tile's rows in the kernel's layout, its values, temporaries."""
-    return PROCESS_BYTES + x_bytes + 4 * tile * d * item + (kernels + 3) * tile * tile * item
+def memory_bytes(
+    tile: int, x_bytes: int, shape: tuple[int, ...], architecture: Architecture, kernel: str, dtype: str
+) -> int:
+    """Estimated peak: the process, all rows, a tile's rows as the kernel wants them, values, temporaries."""
+    item = _item(dtype)
+    pixels = math.prod(shape[:2]) if len(shape) == 3 else 1
+    row = math.prod(shape) + architecture.depth * pixels  # a variance per layer and pixel goes with every row
+    return PROCESS_BYTES + x_bytes + item * (4 * tile * row + tile**2 * (len(kernels_of(kernel)) + 3))
+
+
+def disk_bytes(values: int, tiles: int, kernel: str, dtype: str) -> int:
+    """Of `values` numbers per kernel in so many files, each with a few kilobytes of its own."""
+    return values * _item(dtype) * len(kernels_of(kernel)) + tiles * 8192
 
 
 def require_memory(needed: int, allowed: int) -> None:
