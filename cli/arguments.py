@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,23 +19,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_FOLDER = Path("kernreg-out")
 
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
-    "ki": 1024,
-    "mi": 1024**2,
-    "gi": 1024**3,
-    "ti": 1024**4,
-}
-
 
 def byte_size(text: str) -> int:
-    """4GiB, 500MB, 1.5T or a plain number of bytes, as bytes."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*([kmgt]i?|)b?", text.strip().lower())
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not a size; write it like 4GiB, 500MB or 1000000")
-    size = int(float(match.group(1)) * _UNITS[match.group(2)])
-    if size < 1:
-        raise click.BadParameter(f"{text!r} is no memory at all")
-    return size
+    """4GiB, 500MB, 2g or a plain number of bytes, as bytes."""
+    from kernreg.plan import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except KernregError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def set_threads(ctx: click.Context, param: click.Parameter, threads: int | None) -> None:
+    """Hand --threads to BLAS and Numba, which read it from the environment when they are first imported."""
+    if threads is not None:
+        for library in ("NUMBA", "OMP", "OPENBLAS", "MKL"):
+            os.environ[f"{library}_NUM_THREADS"] = str(threads)
 
 
 def window_size(text: str) -> tuple[int, int]:
@@ -85,6 +85,15 @@ data_dir = click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     help="Folder of the original data files. [default: the cache]",
+)
+
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=set_threads,
+    is_eager=True,
+    expose_value=False,
+    help="Cores to use. [default: all]",
 )
 
 # Names of the settings are those of `Architecture.preset`; an option not given is left to its defaults.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @as_json
 def command(gram: Path, as_json: bool) -> None:
     """Say what the store GRAM is made of: settings, data, tiles done, bytes, versions."""
-    from kernreg.cli.output import bytes_text, echo_json
+    from kernreg.cli.output import echo_json
+    from kernreg.plan import show_bytes
     from kernreg.store import GramStore
 
     facts = describe(GramStore.open(gram))
@@ -34,7 +35,7 @@ def command(gram: Path, as_json: bool) -> None:
         "data": f"{data.get('name', 'arrays')}, rows of shape {'×'.join(map(str, facts['input_shape']))}",
         "rows": f"{facts['n']} train, {facts['t']} test",
         "tiles": f"{facts['tiles_done']} of {facts['tiles']} done; {state}",
-        "size": f"{bytes_text(facts['bytes'])} on disk",
+        "size": f"{show_bytes(facts['bytes'])} on disk",
         "made": f"{facts['created']} by " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
     }
     width = max(map(len, lines))

@@ -28,7 +28,7 @@ def _plain(value: Any) -> Any:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
-    """Columns padded to their widest cell: to the right of it, or to the left if headed by a name in `left`."""
+    """Columns as wide as their widest cell, flush right, or flush left under the heads named in `left`."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = []
     for row in (head, *rows):
@@ -36,17 +36,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str
         line = "  ".join(cell.ljust(w) if name in left else cell.rjust(w) for cell, w, name in cells)
         lines.append(line.rstrip())
     return "\n".join(lines)
-
-
-def bytes_text(size: float) -> str:
-    """A size in binary units: 512 B, 9.3 GiB."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
 
 
 def seconds_text(seconds: float) -> str:

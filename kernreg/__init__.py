@@ -3,7 +3,9 @@
 The names below are loaded when they are first used, so that `import kernreg` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +39,17 @@ _ROOMS = {
     "learning_curve": "kernreg.curve",
     "load": "kernreg.data",
 }
+
+
+class _Package(ModuleType):
+    """`kernreg.gram` is the function, also after something has imported the module of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "gram" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

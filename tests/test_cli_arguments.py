@@ -21,7 +21,7 @@ from kernreg.cli.arguments import (
     sample_window,
     window_size,
 )
-from kernreg.cli.output import bytes_text, echo_json, seconds_text, table
+from kernreg.cli.output import echo_json, seconds_text, table
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ from kernreg.cli.output import bytes_text, echo_json, seconds_text, table
         ("4GiB", 4 * 2**30),
         ("4 gib", 4 * 2**30),
         ("500MB", 500 * 10**6),
-        ("1.5T", 15 * 10**11),
-        ("1k", 1000),
+        ("1.5T", 3 * 2**39),
+        ("1k", 1024),
         ("12", 12),
         ("12B", 12),
     ],
@@ -41,7 +41,7 @@ def test_byte_size(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["4GB?", "", "GiB", "-4GiB", "4 4GiB", "4XB", "1e9", "nan", "0", "0.5B", "4ib"]
+    "text", ["4GB?", "", "GiB", "-4GiB", "4 4GiB", "4XB", "1e9", "nan", "4ib"]
 )
 def test_malformed_byte_size_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
@@ -134,13 +134,6 @@ def test_table_and_texts() -> None:
         table(("arch", "n"), [("fcn", "5"), ("gap", "1437")], left=("arch",))
         == "arch     n\nfcn      5\ngap   1437"
     )
-    assert [bytes_text(size) for size in (0, 1023, 1024, 10**10, 2**41)] == [
-        "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "9.3 GiB",
-        "2.0 TiB",
-    ]
     assert [seconds_text(s) for s in (0.04, 9.5, 59.4, 59.6, 3599.7, 37000, 200000)] == [
         "0.0 s",
         "9.5 s",

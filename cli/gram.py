@@ -1,0 +1,180 @@
+"""`kernreg gram`: images → Gram matrix in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kernreg.cli.arguments import (
+    DEFAULT_FOLDER,
+    architecture_from,
+    architecture_options,
+    as_json,
+    byte_size,
+    data_dir,
+    threads,
+)
+
+if TYPE_CHECKING:
+    from kernreg.architecture import Architecture
+    from kernreg.data import Dataset
+
+
+@click.command("gram")
+@architecture_options
+@click.option(
+    "--data", help="Name of a data set, or a .npz, .npy or .h5 file with X and y. [default: cifar10]"
+)
+@data_dir
+@click.option("--n", type=click.IntRange(min=1), help="Train rows. [default: all]")
+@click.option(
+    "--test", type=click.IntRange(min=0), help="Test rows. [default: 1000, or a fifth of a shared pool]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order.")
+@click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]")
+@click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
+@click.option("--backend", default="auto", show_default=True, help="auto, cpu or reference.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Of the kernel's arithmetic and of the store; solvers use float64 whatever it is.",
+)
+@click.option(
+    "--memory", type=byte_size, metavar="SIZE", help="Most memory to use, like 4GiB. [default: no bound]"
+)
+@threads
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Folder for the store, which is named after its settings; or a store, NAME.gram.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@as_json
+def command(**given: Any) -> None:
+    """Compute the Gram matrix of images under an architecture, tile by tile, into a store.
+
+    Prints the plan, then fills the store. Stopped at any moment, even by kill -9, the same command goes on
+    where it was; a larger --n or --test extends the store.
+
+    \b
+    kernreg gram --arch lcn --n 50000                     the NTK of CIFAR-10
+    kernreg gram --arch gap --data digits --kernel both
+    kernreg gram --architecture net.json --data my.npz --memory 4GiB --dry-run
+    """
+    from kernreg.cli.info import describe
+    from kernreg.cli.output import echo_json
+    from kernreg.gram import build
+    from kernreg.store import GramStore
+
+    architecture = architecture_from(given)
+    dataset, stand_in = _load(given)
+    path = given["out"]
+    if path.suffix != ".gram":
+        path = path / store_name(dataset, architecture, given["kernel"], given["backend"], given["dtype"])
+    facts = _plan(dataset, architecture, path, given)
+    if not given["as_json"]:
+        _print_plan(facts)
+        if stand_in:
+            click.echo("The data are not here yet: the time was measured on random numbers of their shape.")
+    if given["dry_run"]:
+        if given["as_json"]:
+            echo_json(facts)
+        return
+    if (path / "gram.h5").exists() and not given["as_json"]:
+        before = describe(GramStore.open(path))
+        click.echo(f"goes on: {before['tiles_done']} of the {before['tiles']} tiles begun there are done")
+    settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory")}
+    store = build(path, dataset, architecture, progress=True, **settings)
+    if given["as_json"]:
+        echo_json(describe(store))
+    else:
+        click.echo(f"complete: {store.path}")
+
+
+def store_name(dataset: Dataset, architecture: Architecture, kernel: str, backend: str, dtype: str) -> str:
+    """The name that the same settings always give, whatever n and test are: digits-gap-ntk-1a2b3c4d.gram."""
+    from kernreg.data import identity
+    from kernreg.kernels.backends import resolve
+
+    settings = [identity(dataset.provenance), architecture.digest, kernel, resolve(backend), dtype]
+    text = json.dumps(settings, sort_keys=True)
+    parts = (Path(dataset.name).stem, architecture.name or "network", kernel)
+    return "-".join((*parts, hashlib.sha256(text.encode()).hexdigest()[:8])) + ".gram"
+
+
+def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:
+    """The data set asked for, fetched if nothing was said and it is not here; or a stand-in for a dry run."""
+    from kernreg.data import describe, load
+    from kernreg.data.fetch import fetch
+
+    name, data_dir, dry_run = given["data"], given["data_dir"], given["dry_run"]
+    wanted = {key: given[key] for key in ("n", "test", "seed", "normalise")}
+    if name is None:
+        name = "cifar10"
+        entry = describe(name, data_dir)
+        if not entry["present"] and dry_run:
+            return _stand_in(entry, wanted), True
+        if not entry["present"]:
+            click.echo(f"CIFAR-10 is not here yet: fetching it (170 MB) into {entry['data_dir']}", err=True)
+            fetch(name, data_dir, progress=True)
+    return load(name, data_dir=data_dir, **wanted), False
+
+
+def _stand_in(entry: dict[str, Any], wanted: dict[str, Any]) -> Dataset:
+    from kernreg.data import load
+
+    n = entry["train"] if wanted["n"] is None else wanted["n"]
+    test = 1000 if wanted["test"] is None else wanted["test"]
+    return load("synthetic-images", n=n, test=test, seed=wanted["seed"])
+
+
+def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the plan says, JSON-able."""
+    from dataclasses import asdict
+
+    from kernreg.kernels.backends import covers, resolve
+    from kernreg.plan import plan, seconds_per_pair
+
+    backend, kernel, dtype = resolve(given["backend"]), given["kernel"], given["dtype"]
+    covers(backend, architecture, dataset.shape)
+    x_bytes = dataset.x_train.nbytes + dataset.x_test.nbytes
+    cut = plan(dataset.n, dataset.t, dataset.shape, architecture, kernel, dtype, given["memory"], x_bytes)
+    return {
+        "path": str(path),
+        "architecture": architecture.to_dict(),
+        "architecture_text": str(architecture),
+        "kernel": kernel,
+        "backend": backend,
+        "dtype": dtype,
+        "data": dataset.provenance,
+        "n": dataset.n,
+        "t": dataset.t,
+        **asdict(cut),
+        "seconds": cut.pairs * seconds_per_pair(dataset.x_train, architecture, kernel, backend, dtype),
+    }
+
+
+def _print_plan(facts: dict[str, Any]) -> None:
+    from kernreg.cli.output import seconds_text
+    from kernreg.plan import show_bytes
+
+    click.echo(facts["architecture_text"])
+    shape = "×".join(map(str, facts["data"]["shape"])) if "shape" in facts["data"] else "?"
+    click.echo(f"{facts['data']['name']}: {facts['n']} train and {facts['t']} test rows of shape {shape}")
+    click.echo(
+        f"{facts['tiles']} tiles of {facts['tile']} rows, {facts['pairs']:,} pairs, {facts['kernel']} in "
+        f"{facts['dtype']} by backend {facts['backend']}"
+    )
+    click.echo(
+        f"{show_bytes(facts['disk_bytes'])} on disk, about {show_bytes(facts['memory_bytes'])} of memory, "
+        f"about {seconds_text(facts['seconds'])} from the start"
+    )
+    click.echo(facts["path"])
