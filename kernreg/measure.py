@@ -1,0 +1,157 @@
+"""Measure: Gram stores → learning curves and exponents, and what these say when they are laid side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernreg.curve import LearningCurve, curve_from_store
+from kernreg.errors import KernregError
+from kernreg.exponent import PowerLawFit, fit_exponent
+from kernreg.ridge import RidgeMode
+from kernreg.store import GramStore
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One kernel of one store: its learning curve, and the exponent if there is one.
+
+    Attributes:
+        store: complete.
+        kernel: "nngp" or "ntk".
+        curve: over all n rows.
+        fit: None if none was asked for or possible.
+        unfit: why an exponent that was asked for is not possible, else "".
+    """
+
+    store: GramStore
+    kernel: str
+    curve: LearningCurve
+    fit: PowerLawFit | None
+    unfit: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """The name of the architecture, or its digest."""
+        return self.store.architecture.name or self.store.architecture.digest
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return str(self.store.provenance.get("name", "arrays"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What identifies it and its results at n, JSON-able; the whole curve is not in it."""
+        curve, fit = self.curve, self.fit
+        return {
+            "path": str(self.store.path),
+            "data": self.data,
+            "architecture": self.store.architecture.to_dict(),
+            "architecture_digest": self.store.architecture.digest,
+            "kernel": self.kernel,
+            "n": self.store.n,
+            "t": self.store.t,
+            "ridge": curve.ridge,
+            "relative_ridge": curve.relative_ridge,
+            "loss": float(curve.loss[-1]),
+            "mse": float(curve.mse[-1]),
+            "error": None if curve.error is None else float(curve.error[-1]),
+            "fit": None if fit is None else fit.to_dict(),
+            "unfit": self.unfit,
+        }
+
+
+def measure(
+    store: GramStore,
+    kernel: str | None = None,
+    ridge: float | str = 1e-6,
+    ridge_mode: RidgeMode = "absolute",
+    model: str | None = "auto",
+    window: tuple[float, float] | None = None,
+) -> Measurement:
+    """The learning curve and the exponent of one kernel of a complete store.
+
+    Args:
+        store: complete, with test rows.
+        kernel: "nngp" or "ntk"; None means the NTK if the store has it.
+        ridge, ridge_mode: as in `kernreg.learning_curve`.
+        model, window: as in `kernreg.fit_exponent`; model None asks for no exponent.
+
+    Raises:
+        KernregError: as `curve_from_store`. A curve that no power law can be fitted to is no error, see `unfit`.
+    """
+    kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
+    try:
+        curve = curve_from_store(store, kernel, ridge, ridge_mode)
+    except KernregError as error:
+        raise KernregError(f"{store.path}: {error}") from error
+    if model is None:
+        return Measurement(store, kernel, curve, None)
+    try:
+        return Measurement(store, kernel, curve, fit_exponent(curve, model=model, window=window))
+    except KernregError as error:
+        return Measurement(store, kernel, curve, None, str(error))
+
+
+def complete_stores(folder: Path) -> list[GramStore]:
+    """Every complete store in a folder, by name.
+
+    Raises:
+        KernregError: there is none.
+    """
+    stores = [GramStore.open(path.parent) for path in sorted(folder.glob("*.gram/gram.h5"))]
+    complete = [store for store in stores if store.complete]
+    if complete:
+        return complete
+    begun = f"; {len(stores)} incomplete, run their `kernreg gram` again" if stores else ""
+    raise KernregError(
+        f"no complete Gram store in {folder}{begun}; make one with `kernreg gram`, or name one"
+    )
+
+
+def verdict(measurements: Sequence[Measurement]) -> list[str]:
+    """Sentences on how the exponents and losses of several measurements on the same data compare."""
+    told = [m for m in measurements if m.fit is not None]
+    if len(told) < 2 or len({(m.data, m.store.n, m.store.t) for m in measurements}) > 1:
+        return []
+    names = {id(m): label(m, measurements) for m in measurements}
+    steepest = sorted(told, key=_exponent, reverse=True)
+    parts = [f"{names[id(steepest[0])]} {_exponent(steepest[0]):.2f}"]
+    for above, below in zip(steepest, steepest[1:], strict=False):
+        sign = "=" if _same(above, below) else ">" if _apart(above, below) else "≈"
+        parts.append(f"{sign} {names[id(below)]} {_exponent(below):.2f}")
+    sentences = [f"exponents, steepest first: {' '.join(parts)}"]
+    if "≈" in sentences[0]:
+        sentences.append("≈ stands where the intervals overlap: those data do not tell the two apart")
+    if "=" in sentences[0]:
+        sentences.append("= stands where the curves are equal: one kernel under two names")
+    lowest = sorted(measurements, key=lambda m: m.curve.loss[-1])
+    losses = ", ".join(f"{names[id(m)]} {m.curve.loss[-1]:.3g}" for m in lowest)
+    return [*sentences, f"loss at n = {lowest[0].store.n}, lowest first: {losses}"]
+
+
+def label(measurement: Measurement, among: Sequence[Measurement]) -> str:
+    """A short name: the architecture, with the kernel and the store where that alone is ambiguous."""
+    same = [m for m in among if m.architecture == measurement.architecture]
+    if len(same) == 1:
+        return measurement.architecture
+    name = f"{measurement.architecture} {measurement.kernel}"
+    if sum(m.kernel == measurement.kernel for m in same) == 1:
+        return name
+    return f"{name} [{measurement.store.path.stem}]"
+
+
+def _exponent(measurement: Measurement) -> float:
+    return measurement.fit.exponent if measurement.fit else np.nan
+
+
+def _apart(above: Measurement, below: Measurement) -> bool:
+    return bool(above.fit and below.fit and above.fit.interval[0] > below.fit.interval[1])
+
+
+def _same(one: Measurement, other: Measurement) -> bool:
+    return bool(np.allclose(one.curve.loss, other.curve.loss, rtol=1e-4, atol=0))
