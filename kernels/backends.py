@@ -85,7 +85,9 @@ def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
     total = 0
     if not any(isinstance(layer, Conv) for layer in architecture.layers):
         d = int(np.prod(shape))
-        return max(d // 32, 1) + architecture.depth  # a multiply-add of the input product is ~1/32 of an update
+        return (
+            max(d // 32, 1) + architecture.depth
+        )  # a multiply-add of the input product is ~1/32 of an update
     for layer in architecture.layers:
         if isinstance(layer, Conv | AvgPool):
             window = layer.filter if isinstance(layer, Conv) else layer.window

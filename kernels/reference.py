@@ -89,8 +89,12 @@ def compute(
 
 def covers(architecture: Architecture, shape: tuple[int, ...]) -> None:
     """Everything whose output is one number a pair; raises NotImplementedError otherwise."""
-    if is_spatial(architecture) and not any(isinstance(a, Flatten | GlobalAvgPool) for a in architecture.layers):
-        raise NotImplementedError("reference: a network of windows needs a flatten or gap layer before its output")
+    if is_spatial(architecture) and not any(
+        isinstance(a, Flatten | GlobalAvgPool) for a in architecture.layers
+    ):
+        raise NotImplementedError(
+            "reference: a network of windows needs a flatten or gap layer before its output"
+        )
 
 
 def is_spatial(architecture: Architecture) -> bool:

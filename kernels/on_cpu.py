@@ -1,0 +1,213 @@
+"""NNGP and NTK on the CPU: the presets, float32 or float64, all cores.
+
+Convolutional networks run through the fused stencil of `stencil.py`, one displacement at a time; fully connected ones are
+a BLAS product with a fused epilogue (`dense.py`). Tested only against `reference.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernreg.architecture import Architecture
+from kernreg.errors import KernregError
+from kernreg.kernels import dense, stencil
+from kernreg.kernels.program import H_OUT, PHI, RELU, START, W_OUT, Program, convolutional
+from kernreg.kernels.threads import in_parallel
+from kernreg.layers import Activation, Dense, Flatten, GlobalAvgPool
+
+Array: TypeAlias = NDArray[np.floating[Any]]
+
+X_ROWS = 64  # images of x repeated over the lanes at a time: bounds the temporaries
+
+
+def covers(architecture: Architecture, shape: tuple[int, ...]) -> None:
+    """Raise NotImplementedError, naming the layer, unless this backend computes the network on rows of this shape."""
+    if _dense_layers(architecture) is None:
+        convolutional(architecture, shape)
+
+
+def compute(
+    x: Array, z: Array | None, architecture: Architecture, kernel: str = "ntk", dtype: str = "float64"
+) -> dict[str, Array]:
+    """K(x, z) between all rows; arguments and result as in `reference.compute`.
+
+    Raises:
+        NotImplementedError: a layer outside the presets, by name.
+        KernregError: inputs whose squares leave the range of the dtype.
+    """
+    real = np.dtype(dtype)
+    layers = _dense_layers(architecture)
+    if layers is not None:
+        pool = isinstance(architecture.layers[0], GlobalAvgPool)
+        x, z = _vectors(x, pool), None if z is None else _vectors(z, pool)
+        return dense.compute(x, z, layers, kernel, real)
+    program = convolutional(architecture, x.shape[1:])
+    X = _prepare(x, program, real)
+    Z = X if z is None else _prepare(z, program, real)
+    S, T = _sums(X, Z, program, kernel != "nngp", symmetric=z is None)
+    return _readout(S, T, X, Z, program, kernel, real)
+
+
+def _dense_layers(architecture: Architecture) -> tuple[Dense | Activation, ...] | None:
+    """The layers of a fully connected network, or None; a flatten or gap layer in front only makes the vector."""
+    layers = architecture.layers
+    if isinstance(layers[0], Flatten | GlobalAvgPool):
+        layers = layers[1:]
+    fitting = tuple(
+        layer
+        for layer in layers
+        if isinstance(layer, Dense) or (isinstance(layer, Activation) and layer.fn in ("relu", "erf"))
+    )
+    return fitting if len(fitting) == len(layers) else None
+
+
+def _vectors(x: Array, pool: bool) -> Array:
+    if pool and x.ndim == 4:
+        return np.asarray(x, np.float64).mean(axis=(1, 2))
+    return x.reshape(len(x), -1)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images in the stencil's layout.
+
+    pixels: (blocks, C, H·W·lanes); Q: (blocks, Σ_l H_l·W_l·lanes), the variances before each activation; scale: (n,) float64,
+    the factor taken out of each image.
+    """
+
+    n: int
+    pixels: Array
+    Q: Array
+    scale: NDArray[np.float64]
+
+    @property
+    def lanes(self) -> int:
+        return 64 // self.pixels.dtype.itemsize
+
+    def repeated(self, rows: slice) -> tuple[Array, Array]:
+        """Pixels and Q of some images, each repeated over the lanes."""
+        index = np.arange(rows.start, rows.stop)
+        block, lane = index // self.lanes, index % self.lanes
+        pixels = self.pixels.reshape(*self.pixels.shape[:2], -1, self.lanes)[block, :, :, lane]
+        Q = self.Q.reshape(len(self.Q), -1, self.lanes)[block, :, lane]
+        return np.repeat(pixels, self.lanes, axis=-1), np.repeat(Q, self.lanes, axis=-1)
+
+
+def _prepare(x: Array, program: Program, real: np.dtype[Any]) -> _Images:
+    n, H, W, C = x.shape
+    lanes = 64 // real.itemsize
+    scale = _scale(x, program, real)
+    blocks = -(-n // lanes)
+    padded = np.zeros((blocks * lanes, H * W, C), real)
+    padded[:n] = (x.astype(np.float64) / scale[:, None, None, None]).reshape(n, H * W, C)
+    pixels = np.ascontiguousarray(padded.reshape(blocks, lanes, H * W, C).transpose(0, 3, 2, 1)).reshape(
+        blocks, C, -1
+    )
+    Q = np.empty((blocks, program.pixels * lanes), real)
+    in_parallel(
+        stencil.all_variances, blocks, (pixels, Q, *_tables(program, lanes, real), real.type(1 / C), lanes)
+    )
+    return _Images(n, pixels, Q, scale)
+
+
+def _scale(x: Array, program: Program, real: np.dtype[Any]) -> NDArray[np.float64]:
+    """The root mean square of each image where the kernel is homogeneous, else 1.
+
+    Taking it out makes every scale of the input harmless, and proportional images the same.
+    """
+    if program.homogeneous:
+        top = np.abs(x).max(axis=(1, 2, 3)).astype(np.float64)
+        top[top == 0] = 1.0
+        return np.asarray(
+            top * np.sqrt(np.mean((x / top[:, None, None, None]) ** 2, axis=(1, 2, 3), dtype=np.float64))
+            + (top == 0)
+        )
+    check_range(x, real, low=not program.affine[:, 1].all())
+    return np.ones(len(x))
+
+
+def check_range(x: Array, real: np.dtype[Any], low: bool) -> None:
+    """Refuse inputs whose fourth powers over- or underflow: variances are multiplied with each other.
+
+    Raises:
+        KernregError: names the largest magnitude and the remedy.
+    """
+    limit = 1e9 if real.itemsize == 4 else 1e75
+    top = float(np.abs(x).max(initial=0.0))
+    if top > limit or (low and 0 < top < 1 / limit):
+        raise KernregError(
+            f"inputs of magnitude {top:.1e} leave the range of {real.name} (1e±{round(np.log10(limit))} here): rescale them"
+            + (" or use float64" if real.itemsize == 4 else "")
+        )
+
+
+def _tables(program: Program, lanes: int, real: np.dtype[Any]) -> tuple[NDArray[np.int64], Array]:
+    geometry = program.geometry.copy()
+    geometry[:, START] *= lanes
+    return geometry, program.affine.astype(real)
+
+
+def _sums(
+    X: _Images, Z: _Images, program: Program, tangent: bool, symmetric: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Σ of the last S and T over pixels, and over displacements if pooled: (n, m) each."""
+    lanes = Z.lanes
+    geometry, affine = _tables(program, lanes, Z.pixels.dtype)
+    over_C = Z.pixels.dtype.type(1 / Z.pixels.shape[1])
+    blocks = np.arange(len(Z.pixels))
+    S = np.zeros((X.n, len(blocks) * lanes))
+    T = np.zeros_like(S)
+    for start in range(0, X.n, X_ROWS):
+        rows = slice(start, min(start + X_ROWS, X.n))
+        pixels, Q = X.repeated(rows)
+        i, b = (a.ravel() for a in np.meshgrid(np.arange(rows.stop - start), blocks, indexing="ij"))
+        if symmetric:
+            keep = (b + 1) * lanes > i + start
+            i, b = i[keep], b[keep]
+        jobs = np.stack([i, b], axis=1)
+        pooled = program.pooled and not program.local
+        tables = (geometry, affine, over_C, tangent, pooled, lanes)
+        in_parallel(stencil.pairs, len(jobs), (jobs, pixels, Z.pixels, Q, Z.Q, *tables, S[rows], T[rows]))
+    S, T = S[:, : Z.n], T[:, : Z.n]
+    if symmetric:
+        dense.mirror(S)
+        dense.mirror(T)
+    return S, T
+
+
+def _readout(
+    S: NDArray[np.float64],
+    T: NDArray[np.float64],
+    X: _Images,
+    Z: _Images,
+    program: Program,
+    kernel: str,
+    real: np.dtype[Any],
+) -> dict[str, Array]:
+    """From sums over pixels to the kernel: mean, scale, dense layers."""
+    last = program.geometry[-1]
+    P = int(last[H_OUT] * last[W_OUT])
+    S *= program.half / (P * P if program.pooled else P)
+    T *= program.half / (P * P if program.pooled else P)
+    if program.local and last[PHI] == RELU:
+        # between different pixels S is 0 before the ReLU and √(Qx[p]·Qz[p'])/2π after it (docs/kernels.md)
+        u, v = (np.sqrt(_last_variances(I, program)) for I in (X, Z))
+        S += (np.outer(u.sum(axis=1), v.sum(axis=1)) - u @ v.T) / (2 * np.pi * P * P)
+    scale = X.scale[:, None] * Z.scale
+    S *= scale
+    T *= scale
+    for layer in program.readout:
+        S = layer.weight_variance * S + layer.bias_variance
+        T = S + layer.weight_variance * T
+    return {name: K.astype(real) for name, K in (("nngp", S), ("ntk", T)) if kernel in (name, "both")}
+
+
+def _last_variances(images: _Images, program: Program) -> NDArray[np.float64]:
+    """(n, P) float64."""
+    start = int(program.geometry[-1, START])
+    Q = images.Q.reshape(len(images.Q), -1, images.lanes)[:, start:].astype(np.float64)
+    return np.asarray(Q.transpose(0, 2, 1).reshape(-1, Q.shape[1])[: images.n])
