@@ -41,8 +41,11 @@ def read_file(path: Path) -> Source:
         for part in paths:
             with part.open("rb") as file:
                 hashes[part.name] = file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, RuntimeError, MemoryError) as error:
-        raise KernregError(f"cannot read {path}: {error}; save X and y into it again") from None
+    except KernregError:
+        raise
+    except Exception as error:  # a damaged file makes NumPy, zlib, tokenize and HDF5 raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise KernregError(f"cannot read {path}: {reason}; save X and y into it again") from None
     x = _inputs(arrays, "X", path)
     y, kind = _outputs(arrays, "y", path, len(x))
     if ("X_test" in arrays) != ("y_test" in arrays):
@@ -185,7 +188,7 @@ def _read_hdf5(path: Path) -> tuple[Arrays, list[Path]]:
     arrays = {}
     with h5py.File(path, "r") as file:
         for name in file:
-            key = _canonical(name)
+            key = _canonical(name) if isinstance(name, str) else None  # bytes where it is not UTF-8
             if key not in ("X", "y", "X_test", "y_test"):
                 continue
             if key in arrays:

@@ -22,6 +22,7 @@ NORMALISATIONS = ("standard", "per-image", "unit", "none")
 VALUES_AT_ONCE = 2**18  # a block stays in the cache
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an overflow is found in the results, and refused
 def statistics(x: NDArray[Any]) -> tuple[Floats, Floats]:
     """Mean and standard deviation over all axes but the last, float64 (C,); x (n,H,W,C) or (n,d).
 
@@ -46,6 +47,8 @@ def statistics(x: NDArray[Any]) -> tuple[Floats, Floats]:
     centre = np.resize(mean, x[0].size)
     squares = sum(np.square(block.reshape(pixels) - centre).sum(axis=0) for block in _blocks(x))
     variance: Floats = np.asarray(squares).reshape(-1, x.shape[-1]).sum(axis=0) / count
+    if not np.isfinite(variance).all():
+        raise KernregError("the inputs are too large to be squared; divide X by a constant")
     return mean, np.sqrt(variance)
 
 
@@ -83,14 +86,22 @@ def scale(
                     "normalise='unit' needs 8-bit pixels, whose white is known; use 'standard' or 'none'"
                 )
             block /= white
-        out[start : start + at_once] = block
+        with np.errstate(over="ignore"):
+            out[start : start + at_once] = block
+        if not np.isfinite(out[start : start + at_once]).all():
+            raise KernregError(
+                f"inputs beyond the range of {dtype}: use normalise='standard', or divide X by a constant"
+            )
     return out
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _per_image(block: Floats) -> Floats:
     axes = tuple(range(1, block.ndim))
     centred = block - block.mean(axis=axes, keepdims=True)
     std = np.sqrt(np.square(centred).mean(axis=axes, keepdims=True))
+    if not np.isfinite(std).all():
+        raise KernregError("the inputs are too large to be squared; divide X by a constant")
     largest = np.abs(block).max(axis=axes, keepdims=True)
     constant = std <= _rounding(largest)
     scaled: Floats = np.where(constant, 0.0, centred / np.where(constant, 1.0, std))
