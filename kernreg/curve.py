@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from kernreg.errors import KernregError
 from kernreg.prefix import PrefixErrors, prefix_errors, prefix_leave_one_out
 from kernreg.ridge import RidgeMode, absolute_ridge
 from kernreg.targets import Counts, check_shapes, given_labels, inferred_labels, targets
+
+if TYPE_CHECKING:
+    from kernreg.store import GramStore
 
 HALVINGS = 4
 SMALLEST_REPLICATE = 8
@@ -87,26 +90,6 @@ class LearningCurve:
     def replicates_at(self, m: int) -> tuple[Replicate, ...]:
         """Those whose first m rows are disjoint training sets: 2^j of them for n/2^(j+1) < m ≤ n/2^j."""
         return tuple(r for r in self.replicates if r.size >= m)
-
-
-class StoredGram(Protocol):
-    """What `curve_from_store` reads of a `kernreg.store.GramStore`."""
-
-    @property
-    def n(self) -> int: ...
-    @property
-    def kernels(self) -> Sequence[str]: ...
-    @property
-    def complete(self) -> bool: ...
-    @property
-    def y_train(self) -> Any: ...
-    @property
-    def y_test(self) -> Any: ...
-    @property
-    def labels_test(self) -> Any: ...
-
-    def train(self, kernel: str, n: int | None = None) -> Matrix: ...
-    def test(self, kernel: str, n: int | None = None) -> Matrix: ...
 
 
 def learning_curve(
@@ -206,7 +189,7 @@ def learning_curve(
 
 
 def curve_from_store(
-    store: StoredGram,
+    store: GramStore,
     kernel: str | None = None,
     ridge: float | str = 1e-6,
     ridge_mode: RidgeMode = "absolute",
@@ -214,32 +197,27 @@ def curve_from_store(
     n: int | None = None,
     **settings: Any,
 ) -> LearningCurve:
-    """`learning_curve` of a complete Gram store, with the error rate by its labels.
+    """`learning_curve` of a Gram store, with the error rate by its labels.
 
     Args:
-        store: an open GramStore.
+        store: open; the tiles of the first n rows must be there.
         kernel: "nngp" or "ntk"; default: the NTK if the store has it.
         n: use the first n training rows only; default all.
         settings: further keyword arguments of `learning_curve`.
 
-    Memory: that of learning_curve with overwrite=True, and K and K_test in float64.
+    Memory: that of `learning_curve` with overwrite=True, which is K and K_test in float64 and K/4.
 
     Raises:
-        KernregError: the store is incomplete, lacks the kernel or has no test rows; and as `learning_curve`.
+        KernregError: no test rows, no such kernel, tiles missing or damaged; and as `learning_curve`.
     """
-    if not store.complete:
-        raise KernregError("the Gram store is not complete; run the same `kernreg gram` again to finish it")
+    if not store.t:
+        raise KernregError("the Gram store has no test rows to measure a loss on; extend it by some")
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
-    if kernel not in store.kernels:
-        raise KernregError(f"the Gram store has no kernel {kernel!r}; it has {', '.join(store.kernels)}")
-    rows = store.n if n is None else n
-    if not 1 <= rows <= store.n:
-        raise KernregError(f"n must be 1…{store.n}, the rows of the store, not {rows}")
-    if store.labels_test is not None and np.ndim(store.y_test) == 2 and np.shape(store.y_test)[1] > 1:
+    K, K_test = store.train(kernel, n), store.test(kernel, n)
+    y = store.y_train[: len(K)]
+    if store.labels_test is not None and y.shape[1] > 1:
         settings.setdefault("labels_test", store.labels_test)
-    K, K_test = store.train(kernel, rows), store.test(kernel, rows)
-    y, y_test = np.asarray(store.y_train)[:rows], np.asarray(store.y_test)
-    return learning_curve(K, y, K_test, y_test, ridge, ridge_mode, overwrite=True, **settings)
+    return learning_curve(K, y, K_test, store.y_test, ridge, ridge_mode, overwrite=True, **settings)
 
 
 def _replicate(start: int, errors: PrefixErrors, anchors: Counts, squared_targets: Matrix) -> Replicate:

@@ -1,8 +1,10 @@
 """The curve against refitting at every m by solvers that share no code; replicates, ridges, refusals."""
 
 import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ import kernreg
 from kernreg import prefix
 from kernreg.curve import HALVINGS, curve_from_store, learning_curve
 from kernreg.errors import KernregError
+from kernreg.gram import fill
 from kernreg.ridge import RELATIVE_GRID
+from kernreg.store import GramStore
 
 N, T, C = 61, 23, 3
 AGREE = 1e-8
@@ -213,38 +217,46 @@ def test_the_memory_budget_is_kept() -> None:
     assert peaks[1] < 0.25 + strips
 
 
-def stored(**changes: Any) -> Any:
-    fields = {
-        "n": N, "kernels": ("nngp", "ntk"), "complete": True, "y_train": P.y, "y_test": P.y_test,
-        "labels_test": P.labels,
-        "train": lambda kernel, n=None: (1.0 if kernel == "ntk" else 2.0) * P.K[:n, :n],
-        "test": lambda kernel, n=None: (1.0 if kernel == "ntk" else 2.0) * P.K_test[:, :n],
-    }  # fmt: skip
-    return SimpleNamespace(**(fields | changes))
+ARCHITECTURE = kernreg.Architecture.fcn(depth=1)
 
 
-def test_a_store_gives_the_curve_of_its_arrays() -> None:
-    for kernel, n in ((None, None), ("nngp", 20)):
-        factor = 2.0 if kernel else 1.0
-        curve = curve_from_store(stored(), kernel, ridge=1e-3, n=n, replicates=1)
-        m = n or N
-        arrays = learning_curve(factor * P.K[:m, :m], P.y[:m], factor * P.K_test[:, :m], P.y_test, 1e-3)
-        np.testing.assert_array_equal(curve.loss, arrays.loss)
-        np.testing.assert_array_equal(curve.error, arrays.error)
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[GramStore]:
+    rows = {"x_train": P.x[:N], "y_train": P.y, "x_test": P.x[N:], "y_test": P.y_test}
+    labels = {"labels_train": P.y.argmax(axis=1), "labels_test": P.labels}
+    settings: Any = {"kernels": ("nngp", "ntk"), "dtype": "float32", "backend": "reference", "tile": 16}
+    with GramStore.create(tmp_path / "s", architecture=ARCHITECTURE, **settings, **rows, **labels) as made:
+        yield made
 
 
-@pytest.mark.parametrize(
-    ("changes", "settings", "message"),
-    [
-        ({"complete": False}, {}, "not complete"),
-        ({"kernels": ("nngp",)}, {"kernel": "ntk"}, "no kernel 'ntk'; it has nngp"),
-        ({}, {"n": N + 1}, f"1…{N}"),
-        ({}, {"n": 0}, f"1…{N}"),
-    ],
-)
-def test_a_store_that_cannot_be_read_is_refused(changes: Any, settings: Any, message: str) -> None:
-    with pytest.raises(KernregError, match=message):
-        curve_from_store(stored(**changes), **settings)
+@pytest.mark.parametrize(("kernel", "n"), [(None, None), ("ntk", N), ("nngp", 20)])
+def test_a_store_gives_the_curve_of_its_arrays(store: GramStore, kernel: str | None, n: int | None) -> None:
+    fill(store, P.x[:N], P.x[N:])
+    curve = curve_from_store(store, kernel, ridge=1e-2, n=n, loo=False)
+    x, m = P.x[:N][:n], n or N
+    K, K_test = (
+        np.asarray(kernreg.gram(a, b, ARCHITECTURE, kernel or "ntk")) for a, b in ((x, None), (P.x[N:], x))
+    )
+    for i in (1, 7, m):
+        f = refit(K[:i, :i], P.y[:i], K_test, 1e-2)
+        assert curve.loss[i - 1] == pytest.approx(
+            np.square(f - P.y_test).sum() / np.square(P.y_test).sum(), rel=1e-4
+        )
+    assert len(curve.samples) == m
+    assert curve.error is not None
+    assert curve.error[-1] == pytest.approx(np.mean(f.argmax(axis=1) != P.labels), abs=1.1 / T)
+
+
+def test_a_store_that_cannot_make_a_curve_is_refused(store: GramStore) -> None:
+    with pytest.raises(KernregError, match="not complete"):
+        curve_from_store(store)
+    fill(store, P.x[:N], P.x[N:])
+    with pytest.raises(KernregError, match="rbf"):
+        curve_from_store(store, "rbf")
+    with pytest.raises(KernregError, match="62 rows are asked for"):
+        curve_from_store(store, n=N + 1)
+    with pytest.raises(KernregError, match="no test rows"):
+        curve_from_store(cast(GramStore, SimpleNamespace(t=0)))
 
 
 def but(values: np.ndarray, value: float) -> np.ndarray:
