@@ -1,9 +1,10 @@
-"""Measure: Gram stores → learning curves and exponents, and what these say when they are laid side by side."""
+"""Measure: Gram stores → learning curves and exponents, and what these say when laid side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def measure(
         model, window: as in `kernreg.fit_exponent`; model None asks for no exponent.
 
     Raises:
-        KernregError: as `curve_from_store`. A curve that no power law can be fitted to is no error, see `unfit`.
+        KernregError: as `curve_from_store`. A curve that no power law fits is no error, see `unfit`.
     """
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     try:
@@ -121,7 +122,7 @@ def verdict(measurements: Sequence[Measurement]) -> list[str]:
     names = {id(m): label(m, measurements) for m in measurements}
     steepest = sorted(told, key=_exponent, reverse=True)
     parts = [f"{names[id(steepest[0])]} {_exponent(steepest[0]):.2f}"]
-    for above, below in zip(steepest, steepest[1:], strict=False):
+    for above, below in pairwise(steepest):
         sign = "=" if _same(above, below) else ">" if _apart(above, below) else "≈"
         parts.append(f"{sign} {names[id(below)]} {_exponent(below):.2f}")
     sentences = [f"exponents, steepest first: {' '.join(parts)}"]
