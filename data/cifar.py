@@ -66,10 +66,10 @@ def cifar100(data_dir: Path) -> Source:
 
 
 def locate(name: str, data_dir: Path) -> tuple[Form, Path] | None:
-    """The first form found and its folder or archive, or None. Python files come before binary ones."""
+    """The first whole form found and its folder or archive, or None. Python files come before binary ones."""
     for form in FORMS[name]:
         for folder in folders(name, data_dir, (form.folder,)):
-            if any((folder / file).is_file() for file in form.train + form.test):
+            if not _absent(form, folder):
                 return form, folder
         for folder in folders(name, data_dir):
             if (folder / form.archive).is_file():
@@ -77,17 +77,27 @@ def locate(name: str, data_dir: Path) -> tuple[Form, Path] | None:
     return None
 
 
+def _absent(form: Form, folder: Path) -> list[str]:
+    return [file for file in form.train + form.test if not (folder / file).is_file()]
+
+
+def _missing(name: str, data_dir: Path) -> KernregError:
+    for form in FORMS[name]:
+        for folder in folders(name, data_dir, (form.folder,)):
+            absent = _absent(form, folder)
+            if len(absent) < len(form.train + form.test):
+                return missing(name, folder, absent)
+    form = FORMS[name][0]
+    return missing(name, data_dir, (f"{form.archive} or the folder {form.folder}",))
+
+
 def _cifar(name: str, data_dir: Path, classes: tuple[str, ...]) -> Source:
     found = locate(name, data_dir)
     if found is None:
-        form = FORMS[name][0]
-        raise missing(name, data_dir, (f"{form.archive} or the folder {form.folder}",))
+        raise _missing(name, data_dir)
     form, path = found
     files = form.train + form.test
     if path.is_dir():
-        absent = [file for file in files if not (path / file).is_file()]
-        if absent:
-            raise missing(name, path, absent)
         content = {file: read_plain(path / file) for file in files}
     else:
         content = read_archive(path, files)

@@ -50,7 +50,8 @@ def fashion_mnist(data_dir: Path) -> Source:
 
 
 def locate(name: str, data_dir: Path) -> dict[str, Path]:
-    """The files found, by canonical name, all in the first folder that has any of them."""
+    """The files found, by canonical name, in the first folder that has all of them, else most."""
+    most: dict[str, Path] = {}
     for folder in folders(name, data_dir, FOLDERS[name]):
         found = {}
         for file in FILES:
@@ -58,9 +59,9 @@ def locate(name: str, data_dir: Path) -> dict[str, Path]:
                 for path in (folder / f"{spelling}.gz", folder / spelling):
                     if path.is_file():
                         found[file] = path
-        if found:
-            return found
-    return {}
+        if len(found) > len(most):
+            most = found
+    return most
 
 
 def _idx(name: str, data_dir: Path, classes: tuple[str, ...]) -> Source:

@@ -248,6 +248,16 @@ def test_missing_files_are_named_with_every_remedy(tmp_path: Path) -> None:
         load("cifar10", data_dir=tmp_path)
 
 
+def test_a_whole_archive_is_preferred_to_a_part_of_its_folder(tmp_path: Path) -> None:
+    folder = write_python10(tmp_path / "cifar-10-batches-py")
+    pack(folder, tmp_path / "cifar-10-python.tar.gz")
+    (folder / "data_batch_4").unlink()
+    assert describe("cifar10", tmp_path)["where"] == str(tmp_path / "cifar-10-python.tar.gz")
+    assert load("cifar10", data_dir=tmp_path).n == 100
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    assert describe("cifar10", tmp_path)["present"] is False
+
+
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     folder = write_python10(tmp_path / "made" / "cifar-10-batches-py")
     archive = tmp_path / "cifar-10-python.tar.gz"

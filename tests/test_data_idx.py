@@ -118,6 +118,7 @@ def test_missing_files_are_all_named(tmp_path: Path) -> None:
     for part in (*FILES, "kernreg data fetch fashion-mnist", "--data digits", "--data-dir"):
         assert part in str(caught.value)
     folder = write(tmp_path / "mnist")
+    (tmp_path / f"{FILES[2]}.gz").write_bytes((folder / f"{FILES[2]}.gz").read_bytes())
     (folder / f"{FILES[2]}.gz").unlink()
     with pytest.raises(KernregError, match=r"mnist: t10k-images-idx3-ubyte\.gz not found under"):
         load("mnist", data_dir=tmp_path)
