@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -260,12 +258,3 @@ def _require_disk(folder: Path, needed: int) -> None:
             f"{folder} needs {show_bytes(needed)} more and its disk has {show_bytes(free)} free: "
             "free some space, use another disk (--out), fewer rows (--n) or --dtype float32"
         )
-
-
-class _Module(ModuleType):
-    def __call__(self, *args: Any, **settings: Any) -> Array | Kernels:
-        return gram(*args, **settings)
-
-
-# Importing this module rebinds the name `kernreg.gram` from the function to the module: let both be called.
-sys.modules[__name__].__class__ = _Module

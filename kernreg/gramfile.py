@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ import numpy as np
 
 from kernreg.durable import replace
 from kernreg.errors import KernregError
-from kernreg.provenance import Array, Rows, Settings, checksum, text_checksum, versions
+from kernreg.provenance import Array, Rows, Settings, checksum, versions
+from kernreg.seal import USER_BLOCK, Unsealed, read_seal, require_body, require_image, seal
 from kernreg.tiles import Tile, TileGrid
 
 FORMAT = "kernreg-gram"
@@ -78,7 +80,12 @@ def write_main(folder: Path, contents: Contents) -> None:
     Raises:
         KernregError: the disk is full or read-only.
     """
-    replace(folder / MAIN, lambda partial: _write_main(partial, contents))
+
+    def write(partial: Path) -> None:
+        _write_main(partial, contents)
+        seal(partial, {"format": FORMAT, "format_version": FORMAT_VERSION, "file": "main"})
+
+    replace(folder / MAIN, write)
 
 
 def _write_main(path: Path, contents: Contents) -> None:
@@ -89,20 +96,15 @@ def _write_main(path: Path, contents: Contents) -> None:
         "versions": contents.versions,
         "created": contents.created,
     }
-    text = json.dumps(head, sort_keys=True)
-    with h5py.File(path, "w", libver=("earliest", "v110")) as file:
+    with h5py.File(path, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file:
         file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
-        file.attrs["head"] = text
         for key, value in head.items():
             file.attrs[key] = value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)
-        sums = [text_checksum(text)]
         for part in PARTS:
             for name, array in _arrays(contents.rows[part], contents.grids[part]).items():
                 file[f"{part}/{name}"] = array
-                sums.append(checksum(array))
             for kernel in settings.kernels:
                 _write_virtual(file, part, kernel, contents.grids[part], settings.dtype)
-        file.attrs["checksum"] = text_checksum(" ".join(sums))
 
 
 def _arrays(rows: Rows, grid: TileGrid) -> dict[str, Array]:
@@ -133,41 +135,41 @@ def read_main(folder: Path) -> Contents:
     if not path.is_file():
         raise KernregError(f"{folder} is no Gram store: {MAIN} is missing; make one with `kernreg gram`")
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise KernregError(f"{path} is no Gram store of kernreg; make one with `kernreg gram`")
-            found = int(file.attrs["format_version"])
-            if found != FORMAT_VERSION:
-                raise KernregError(
-                    f"{path} has format version {found}, this kernreg reads {FORMAT_VERSION}: "
-                    "install the kernreg that wrote it, or make the store again"
-                )
+        sealed = read_seal(path)
+        if sealed.get("format_version") != FORMAT_VERSION:
+            raise KernregError(
+                f"{path} has format version {sealed.get('format_version')}, this kernreg reads "
+                f"{FORMAT_VERSION}: install the kernreg that wrote it, or choose another folder (--out)"
+            )
+        image = path.read_bytes()  # once: a writer may replace the file at any moment
+        require_image(image, sealed["checksum"])
+        with h5py.File(io.BytesIO(image), "r") as file:
             return _contents(file)
     except _UNREADABLE as error:
-        raise KernregError(f"{path} is damaged ({_line(error)}); {_REMEDY}") from error
-
-
-_REMEDY = f"delete {MAIN} and run the same `kernreg gram` command again: it keeps the finished tiles"
+        if getattr(error, "errno", None) in _NOT_ITS_FAULT:
+            raise KernregError(f"cannot open {path}: {_line(error)}") from error
+        raise KernregError(
+            f"{path} cannot be used: {_line(error)}; move {MAIN} away and run the same `kernreg gram` "
+            "command again: it keeps the finished tiles"
+        ) from error
 
 
 def _contents(file: h5py.File) -> Contents:
-    text = file.attrs["head"]
-    head = json.loads(text)
-    sums, rows, edges = [text_checksum(text)], {}, {}
+    names = ("architecture", "kernels", "input_shape", "provenance", "versions")
+    head = {key: json.loads(value) if key in names else value for key, value in file.attrs.items()}
+    rows, edges = {}, {}
     for part in PARTS:
         group = file[part]
         labels = group["labels"][...] if "labels" in group else None
         rows[part] = Rows(group["hashes"][...], group["targets"][...], labels, group["rows"][...])
         edges[part] = tuple(int(edge) for edge in group["edges"][...])
-        grid = TileGrid(edges[part], edges[part], symmetric=True)
-        sums += [checksum(array) for array in _arrays(rows[part], grid).values()]
-    if file.attrs["checksum"] != text_checksum(" ".join(sums)):
-        raise ValueError("its checksum does not fit")
     grids = {
         "train": TileGrid(edges["train"], edges["train"], symmetric=True),
         "test": TileGrid(edges["test"], edges["train"]),
     }
-    return Contents(Settings.from_json(head), rows, grids, head["tile"], head["versions"], head["created"])
+    return Contents(
+        Settings.from_json(head), rows, grids, int(head["tile"]), head["versions"], head["created"]
+    )
 
 
 def write_shard(path: Path, values: Mapping[str, Array], identity: Mapping[str, Any]) -> None:
@@ -176,81 +178,82 @@ def write_shard(path: Path, values: Mapping[str, Array], identity: Mapping[str, 
     Raises:
         KernregError: the disk is full or read-only.
     """
-    meta = {
-        **identity,
-        "checksums": {kernel: checksum(array) for kernel, array in values.items()},
-        "versions": versions(),
-        "created": now(),
-    }
-    text = json.dumps(meta, sort_keys=True)
+    facts = {**identity, "format": FORMAT, "format_version": FORMAT_VERSION, "file": "tile"}
+    facts |= {"versions": versions(), "created": now(), "offsets": {}, "checksums": {}}
 
     def write(partial: Path) -> None:
-        with h5py.File(partial, "w") as file:
-            file.attrs["tile"], file.attrs["tile_checksum"] = text, text_checksum(text)
+        with h5py.File(partial, "w", userblock_size=USER_BLOCK) as file:
+            file.attrs["tile"] = json.dumps(identity, sort_keys=True)
             for kernel, array in values.items():
-                file.create_dataset(kernel, data=array)
+                facts["offsets"][kernel] = file.create_dataset(kernel, data=array).id.get_offset()
+                facts["checksums"][kernel] = checksum(array)
+        seal(partial, facts)
 
     replace(path, write)
 
 
-def check_shard(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+def describe_shard(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a shard says of itself, once it is the tile asked for; its numbers are not read.
 
     Raises:
         TileError: missing, truncated, damaged, or of another Gram.
     """
-    with _shard(path, identity) as (_, meta):
-        return meta
+    if not path.is_file():
+        raise TileError(path, "is missing", missing=True)
+    with _damage(path):
+        facts = read_seal(path)
+    for field, value in identity.items():
+        if facts.get(field) != value:
+            raise TileError(
+                path, f"belongs to another Gram: its {field} is {facts.get(field)!r}, not {value!r}"
+            )
+    return facts
+
+
+def check_shard(path: Path, identity: Mapping[str, Any]) -> None:
+    """Every byte of a shard, what HDF5 keeps there included. Raises TileError."""
+    facts = describe_shard(path, identity)
+    with _damage(path):
+        require_body(path, facts["checksum"])
 
 
 def read_shard(path: Path, identity: Mapping[str, Any], kernel: str) -> Array:
-    """The numbers of a tile, checksum verified.
+    """The numbers of a tile, checksum verified, without HDF5.
 
     Raises:
         TileError: missing, truncated, damaged, or of another Gram.
     """
-    with _shard(path, identity) as (file, meta):
-        values: Array = file[kernel][...]
-        if checksum(values) != meta["checksums"][kernel]:
-            raise TileError(path, "is damaged: its checksum does not fit")
-        return values
+    facts = describe_shard(path, identity)
+    shape = _shape(identity)
+    with _damage(path):
+        values = np.fromfile(path, identity["dtype"], shape[0] * shape[1], offset=facts["offsets"][kernel])
+        if checksum(values) != facts["checksums"][kernel]:
+            raise Unsealed(f"the checksum of its {kernel} does not fit")
+    return values.reshape(shape)
 
 
 def read_entry(path: Path, identity: Mapping[str, Any], kernel: str, at: tuple[int, int]) -> float:
-    """One number of a tile; the checksum of the tile is not verified."""
-    with _shard(path, identity) as (file, _):
-        return float(file[kernel][at])
+    """One number of a tile; the checksum of the tile is not verified. Raises TileError."""
+    facts = describe_shard(path, identity)
+    item = np.dtype(identity["dtype"]).itemsize
+    offset = facts["offsets"][kernel] + (at[0] * _shape(identity)[1] + at[1]) * item
+    with _damage(path):
+        return float(np.fromfile(path, identity["dtype"], 1, offset=offset)[0])
+
+
+def _shape(identity: Mapping[str, Any]) -> tuple[int, int]:
+    (top, bottom), (left, right) = identity["rows"], identity["columns"]
+    return (bottom - top, right - left)
 
 
 @contextmanager
-def _shard(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
-    if not path.is_file():
-        raise TileError(path, "is missing", missing=True)
+def _damage(path: Path) -> Iterator[None]:
     try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            text = file.attrs["tile"]
-            if text_checksum(text) != file.attrs["tile_checksum"]:
-                raise TileError(path, "is damaged: the checksum of its description does not fit")
-            meta = json.loads(text)
-            for field, value in identity.items():
-                if meta.get(field) != value:
-                    raise TileError(
-                        path, f"belongs to another Gram: its {field} is {meta.get(field)!r}, not {value!r}"
-                    )
-            shape = (
-                identity["rows"][1] - identity["rows"][0],
-                identity["columns"][1] - identity["columns"][0],
-            )
-            for kernel in identity["kernels"]:
-                if file[kernel].shape != shape or file[kernel].dtype != np.dtype(identity["dtype"]):
-                    raise TileError(
-                        path, f"is damaged: {kernel} is {file[kernel].dtype} {file[kernel].shape}"
-                    )
-            yield file, meta
+        yield
     except _UNREADABLE as error:
         if getattr(error, "errno", None) in _NOT_ITS_FAULT:
             raise KernregError(f"cannot open {path}: {_line(error)}") from error
-        raise TileError(path, f"cannot be read ({_line(error)})") from error
+        raise TileError(path, f"cannot be used: {_line(error)}") from error
 
 
 def now() -> str:

@@ -35,7 +35,7 @@ class Settings:
         dtype: "float32" or "float64", of the arithmetic and of the stored numbers.
         backend: resolved name, never "auto".
         input_shape: (H, W, C) or (d,).
-        provenance: how to load the rows again; JSON-able.
+        provenance: how to load the rows again, as `as_json` gives it.
     """
 
     architecture: Architecture
@@ -52,10 +52,6 @@ class Settings:
             raise KernregError(f"dtype is float32 or float64, not {self.dtype!r}")
         if self.backend == "auto":
             raise KernregError("a store names the backend that computes it, not 'auto': resolve it first")
-        try:
-            json.dumps(self.provenance, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise KernregError(f"the provenance must be JSON-able: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Ready for `json.dumps`."""
@@ -85,16 +81,24 @@ class Settings:
         for field, value in given.items():
             stored = getattr(self, field)
             if field == "provenance":
-                self._require_provenance(value, where)
+                self._require_provenance(as_json(value), where)
             elif stored != value:
                 raise difference(field, _show(stored), _show(value), where)
 
     def _require_provenance(self, given: Mapping[str, Any], where: str) -> None:
-        given = json.loads(json.dumps(given))  # tuples become lists, as they did in the file
         for key in sorted(self.provenance.keys() | given.keys()):
             stored, value = self.provenance.get(key), given.get(key)
             if key not in SIZES_AND_PLACES and stored != value:
                 raise difference(f"provenance.{key}", _show(stored), _show(value), where)
+
+
+def as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance as a file gives it back: tuples become lists. Raises KernregError unless JSON-able."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise KernregError(f"the provenance must be JSON-able: {error}") from None
+    return plain
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,7 @@ def versions() -> dict[str, str]:
 
 
 def _show(value: object) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
     text = f"{value} [{value.digest}]" if isinstance(value, Architecture) else repr(value)
     return text if len(text) <= 200 else f"{text[:160]}… (digest {text_checksum(text)[:8]})"
 

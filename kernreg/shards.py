@@ -50,7 +50,11 @@ class Shards:
 
     def describe(self, part: str, tile: Tile) -> dict[str, Any]:
         """What a tile says of itself: backend, checksums, versions, time, …. Raises `gramfile.TileError`."""
-        return gramfile.check_shard(self.path(part, tile), self._identity(part, tile))
+        return gramfile.describe_shard(self.path(part, tile), self._identity(part, tile))
+
+    def check(self, part: str, tile: Tile) -> None:
+        """Every byte of a tile's file. Raises `gramfile.TileError`."""
+        gramfile.check_shard(self.path(part, tile), self._identity(part, tile))
 
     def write(self, part: str, tile: Tile, values: Mapping[str, Array]) -> None:
         """Commit the numbers of a tile by kernel; once this returns they survive a power loss.

@@ -18,7 +18,16 @@ from kernreg import gramfile
 from kernreg.architecture import Architecture
 from kernreg.durable import PARTIAL, Lock, refusal
 from kernreg.errors import KernregError
-from kernreg.provenance import Array, Arrays, Settings, all_rows, require_hashes, row_hashes, versions
+from kernreg.provenance import (
+    Array,
+    Arrays,
+    Settings,
+    all_rows,
+    as_json,
+    require_hashes,
+    row_hashes,
+    versions,
+)
 from kernreg.shards import Place, Shards
 from kernreg.tiles import Tile, TileGrid
 
@@ -82,7 +91,7 @@ class GramStore:
         """
         folder = _folder(path)
         shape, rows = all_rows(arrays)
-        settings = Settings(architecture, tuple(kernels), dtype, backend, shape, dict(provenance or {}))
+        settings = Settings(architecture, tuple(kernels), dtype, backend, shape, as_json(provenance or {}))
         train = TileGrid.triangle(len(rows["train"]), tile)
         test = TileGrid((0,), train.row_edges).extend(len(rows["test"]), len(rows["train"]), tile)
         grids = {"train": train, "test": test}
@@ -145,7 +154,7 @@ class GramStore:
         """
         self._require_writer()
         where, old, tile = str(self.path), self._contents, tile or self._contents.tile
-        given = dict(self.provenance if provenance is None else provenance)
+        given = as_json(self.provenance if provenance is None else provenance)
         shape, rows = all_rows(arrays)
         self.settings.require_equal({"input_shape": shape, "provenance": given}, where)
         for part, new in rows.items():

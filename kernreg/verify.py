@@ -86,8 +86,7 @@ def verify(
     dropped: list[Path] = []
     for part, tile in sorted(set(places) - set(missing), key=lambda place: (place[0], place[1].column_start)):
         try:
-            for kernel in store.kernels:
-                store.shards.read(part, tile, kernel)
+            store.shards.check(part, tile)
             good.append((part, tile))
         except TileError as error:
             corrupt.append((error.path, error.reason))
