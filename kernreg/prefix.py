@@ -23,8 +23,9 @@ from scipy.linalg.blas import dger
 
 from kernreg.cholesky import Matrix, forward
 
-# Entries of the running prediction of one block of test rows: 256 KiB, which leaves room in a level-2 cache.
-CACHED_ENTRIES = 32768
+# Entries of one block of running predictions, 64 KiB: they stay in cache, and BLAS keeps to one thread, since
+# waking a second one would cost more than the update.
+CACHED_ENTRIES = 8192
 BLOCK_ROWS = (64, 1024)
 
 
@@ -64,7 +65,7 @@ def prefix_errors(
     Memory: n × block of float64, where a block is 64 to 1,024 test rows.
     """
     (t, n), c = K_test.shape, z.shape[1]
-    block = int(np.clip(CACHED_ENTRIES // c, *BLOCK_ROWS))
+    block = _block(c)
     summed, squared_errors = np.zeros(n), np.empty((len(anchors), t))
     mistakes = None if labels is None else np.zeros(n, dtype=np.int64)
     at = {int(m) - 1: place for place, m in enumerate(anchors)}
@@ -97,21 +98,24 @@ def prefix_leave_one_out(M: Matrix, z: Matrix) -> tuple[Matrix, Matrix]:
         gcv (n,): m·Σ_{i<m} |α_i|²/(tr A)². Both are summed over outputs.
     """
     n, c = z.shape
-    alpha = np.zeros((0, c))
-    diagonal, loo, gcv = np.zeros(n), np.empty(n), np.empty(n)
-    # Rank-one updates of a leading part of alpha would not be contiguous: grow it by blocks of rows instead.
-    for start in range(0, n, BLOCK_ROWS[1]):
-        stop = min(start + BLOCK_ROWS[1], n)
-        grown = np.zeros((stop, c), order="F")
-        grown[:start] = alpha[:start]
-        alpha, squares = grown, np.empty((stop, c), order="F")
-        row = np.zeros(stop)
-        for k in range(start, stop):
-            m = k + 1
-            row[:m] = M[k, :m]
+    left_out, norm, trace = np.zeros(n), np.zeros(n), np.zeros(n)
+    for start in range(0, n, _block(c)):
+        stop = min(start + _block(c), n)
+        row, diagonal = np.zeros(stop - start), np.zeros(stop - start)
+        alpha = np.zeros((stop - start, c), order="F")
+        squares = np.empty_like(alpha)
+        for k in range(start, n):
+            width = min(k + 1, stop) - start
+            row[:width] = M[k, start : start + width]
             dger(1.0, row, z[k], a=alpha, overwrite_a=1)
-            diagonal[:m] += np.square(row[:m])
-            norms = np.multiply(alpha, alpha, out=squares).sum(axis=1)[:m]
-            loo[k] = (norms / np.square(diagonal[:m])).sum() / m
-            gcv[k] = m * norms.sum() / diagonal[:m].sum() ** 2
-    return loo, gcv
+            diagonal += np.square(row)
+            norms = np.multiply(alpha, alpha, out=squares).sum(axis=1)
+            left_out[k] += (norms[:width] / np.square(diagonal[:width])).sum()
+            norm[k] += norms.sum()
+            trace[k] += diagonal.sum()
+    m = np.arange(1, n + 1)
+    return left_out / m, m * norm / np.square(trace)
+
+
+def _block(outputs: int) -> int:
+    return int(np.clip(CACHED_ENTRIES // outputs, *BLOCK_ROWS))

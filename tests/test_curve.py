@@ -122,6 +122,13 @@ def test_replicates_at_m_share_no_row(n: int) -> None:
         assert len(curve.replicates_at(m)) == 2**halvings
 
 
+def test_a_block_that_rounding_spoils_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernreg.curve.factor_in_place", lambda A, diagonal: 3)
+    with pytest.raises(KernregError, match="row 32 fails in a replicate; use a larger ridge"):
+        learning_curve(P.K, P.y, P.K_test, P.y_test)
+    assert len(learning_curve(P.K, P.y, P.K_test, P.y_test, replicates=0).replicates) == 1
+
+
 def test_squared_errors_at_anchors_give_the_loss_again() -> None:
     curve = learning_curve(P.K, P.y, P.K_test, P.y_test, ridge=1e-3)
     assert curve.anchors.tolist() == [1, 2, 3, 5, 7, 10, 15, 21, 30, 43, 61]
