@@ -1,17 +1,19 @@
 """synthetic: regression data on which kernel regression has a learning-curve exponent known in closed form.
 
-Gaussian features g_1, g_2, …; kernel k(x, z) = Σ λ_k·g_k(x)·g_k(z) with λ_k ~ k^{-b}; targets y = Σ v_k·g_k without
-noise, v_k² ~ k^{-a}, random signs. Without ridge the test error falls as m^{-β},
+Gaussian features g_1, g_2, …; kernel k(x, z) = Σ λ_k·g_k(x)·g_k(z) with λ_k ~ k^{-b}; targets y = Σ v_k·g_k
+without noise, v_k² ~ k^{-a}, random signs. Without ridge the test error falls as m^{-β},
 
-    β = min(a − 1, 2b)        (Bordelon, Canatar and Pehlevan 2020; Cui, Loureiro, Krzakala and Zdeborová 2021).
+    β = min(a − 1, 2b)        (Bordelon, Canatar, Pehlevan 2020; Cui, Loureiro, Krzakala, Zdeborová 2021).
 
-The rows are x = √(d·λ)∘g, so that the kernel is ⟨x, z⟩/d, which is `Architecture.fcn(depth=0, weight_variance=1,
-bias_variance=0)`, NNGP and NTK alike. On other architectures the data are as good as any, but β is not known.
+The rows are x = √(d·λ)∘g, so that the kernel is ⟨x, z⟩/d, which is `Architecture.fcn(depth=0,
+weight_variance=1, bias_variance=0)`, NNGP and NTK alike. On other architectures the data are as good as any,
+but β is not known.
 
-A finite d would bend the curve: the eigenvalues and targets beyond it are missing. Their sums are therefore put
-back: the last d/b features share Σ λ_k and Σ v_k² of all k > K = d − d/b equally, and since λ_k is far below the
-resolution of m ≪ K samples there, only those sums matter. The local exponent of the expected curve (eigenlearning
-equations) is then within 2 % of β for 60 ≤ m ≤ K/4 at (b, a) = (2, 2), 3 % at (2, 1.5), for d = 4096 and 8192.
+A finite d would bend the curve: the eigenvalues and targets beyond it are missing. Their sums are therefore
+put back: the last d/b features share Σ λ_k and Σ v_k² of all k > K = d − d/b equally, and since λ_k is far
+below the resolution of m ≪ K samples there, only those sums matter. The local exponent of the expected curve
+(eigenlearning equations) is then within 2 % of β for 60 ≤ m ≤ K/4 at (b, a) = (2, 2), 5 % at (2, 1.5), for
+d = 4096 and 8192.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ def synthetic(
     Args:
         a: target energies v_k² ~ k^{-a}, a > 1.
         b: kernel eigenvalues λ_k ~ k^{-b}, b > 1; the mean of the kernel's diagonal is 1, and so is E[y²].
-        dimension: d, numbers a row. The exponent holds up to provenance["exponent_up_to"] = (d − d/b)/4 samples.
-        seed: of rows and signs; other sizes give the same rows in the same order.
+        dimension: d, numbers a row. The exponent holds up to provenance["exponent_up_to"] = (d − d/b)/4
+        samples. seed: of rows and signs; other sizes give the same rows in the same order.
         dtype: of x. The Gram matrix needs float64 arithmetic either way: its eigenvalues span n^b.
 
     Raises:
@@ -117,7 +119,8 @@ def spectra(a: float, b: float, dimension: int) -> tuple[Floats, Floats]:
         # Σ_{k>K} k^{-p} = (K + ½)^{1-p}/(p − 1) to second order in 1/K.
         tail = (last + 0.5) ** (1 - power) / (power - 1)
         values = np.concatenate([k**-power, np.full(dimension - last, tail / (dimension - last))])
-        return values / values.sum()
+        normalised: NDArray[np.float64] = values / values.sum()
+        return normalised
 
     return folded(b), folded(a)
 
@@ -127,9 +130,10 @@ def _stream(seed: int, stream: int) -> np.random.PCG64:
 
 
 def _rows(n: int, scale: Floats, w: Floats, stream: np.random.PCG64, dtype: str) -> tuple[Floats, Floats]:
-    """x (n, d) and y (n, 1). A row takes the next d numbers of the stream: more rows leave the first ones alone.
+    """x (n, d) and y (n, 1). A row takes the next d numbers of the stream: more rows leave the first alone.
 
-    Normal numbers are the quantile function of raw 64-bit ones, because NumPy keeps the latter's stream for ever.
+    Normal numbers are the quantile function of raw 64-bit ones, because NumPy keeps the latter's stream for
+    ever.
     """
     from scipy.special import ndtri
 
