@@ -127,8 +127,8 @@ def learning_curve(
         overwrite: K may be destroyed, which saves an n² array if it is C-contiguous float64.
 
     Memory: one n² float64 array beside K (none with overwrite=True), n²/4 while replicates are made, and
-    twice n × 1,024 at most for a block of test rows. "loo" and "gcv" as ridge take three n² first, four if K is
-    float32.
+    twice n × 1,024 at most for a block of test rows. "loo" and "gcv" as ridge take three n² first, four if
+    K is float32.
 
     Source: nested Cholesky factors; LOO and GCV: Golub, Heath and Wahba, Technometrics 21 (1979), 215–223.
 
