@@ -89,7 +89,8 @@ def gram(
     out = {name: np.empty((n, m), np.dtype(dtype)) for name in names}
     for tile in grid:
         columns = None if tile.diagonal else (x if z is None else z)[tile.columns]
-        block = backends.compute(x[tile.rows], columns, arch, kernel, backend, dtype)
+        with np.errstate(all="ignore"):  # what is not finite is refused below, with a remedy
+            block = backends.compute(x[tile.rows], columns, arch, kernel, backend, dtype)
         for name in names:
             _require_finite_values(block[name], name, dtype)
             out[name][tile.rows, tile.columns] = block[name]
@@ -201,7 +202,8 @@ def fill(
         for part, tile in missing:
             x = (x_train if part == "train" else x_test)[tile.rows]
             z = None if tile.diagonal else x_train[tile.columns]
-            block = backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
+            with np.errstate(all="ignore"):  # `write` refuses what is not finite, with a remedy
+                block = backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
             store.write(part, tile, block)
             meter.advance(tile.pairs)
             if interruption.requested:

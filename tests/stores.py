@@ -1,4 +1,4 @@
-"""Small stores for tests: random rows, and stand-ins for kernels that need no backend."""
+"""Small stores and data sets for tests, and stand-ins for kernels that need no backend."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kernreg.architecture import Architecture
+from kernreg.data import Dataset
 from kernreg.store import GramStore
 
 N, T, TILE = 23, 9, 5
@@ -57,3 +58,21 @@ def filled(store: GramStore) -> GramStore:
         values = numbers(part, store.dtype)
         store.write(part, tile, {k: values[k][tile.rows, tile.columns] for k in store.kernels})
     return store
+
+
+def images(n: int = 21, t: int = 10) -> Dataset:
+    """Random images 3×3×2, nested."""
+    x = np.random.default_rng(3).normal(size=(64, 3, 3, 2))
+    z = np.random.default_rng(4).normal(size=(64, 3, 3, 2))
+    return Dataset(
+        name="random",
+        x_train=x[:n],
+        y_train=np.ascontiguousarray(x[:n, 0, 0]),
+        x_test=z[:t],
+        y_test=np.ascontiguousarray(z[:t, 0, 0]),
+        labels_train=None,
+        labels_test=None,
+        rows_train=np.arange(n),
+        rows_test=np.arange(t),
+        provenance={"name": "random", "seed": 3, "n": n, "test": t},
+    )
