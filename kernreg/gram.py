@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -52,6 +52,28 @@ class Rows(Protocol):
     def provenance(self) -> dict[str, Any]: ...
 
 
+@overload
+def gram(
+    x: Array,
+    z: Array | None,
+    arch: Architecture,
+    kernel: Literal["ntk", "nngp"] = "ntk",
+    backend: str = "auto",
+    dtype: str = "float64",
+) -> Array: ...
+@overload
+def gram(
+    x: Array,
+    z: Array | None,
+    arch: Architecture,
+    kernel: Literal["both"],
+    backend: str = "auto",
+    dtype: str = "float64",
+) -> Kernels: ...
+@overload
+def gram(
+    x: Array, z: Array | None, arch: Architecture, kernel: str, backend: str = "auto", dtype: str = "float64"
+) -> Array | Kernels: ...
 def gram(
     x: Array,
     z: Array | None,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "kills.py"
 
 
 @pytest.mark.slow
 def test_killed_runs_end_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    import kills
-
-    result = kills.run(tmp_path, kills=4, seed=1)
+    result = runpy.run_path(str(SCRIPT))["run"](tmp_path, kills=4, seed=1)
     assert result["kills"] == 4
     assert result["stores_completed"] >= 1
     assert result["different"] == 0
