@@ -89,7 +89,8 @@ def measure(
     try:
         curve = curve_from_store(store, kernel, ridge, ridge_mode)
     except KernregError as error:
-        raise KernregError(f"{store.path}: {error}") from error
+        named = str(store.path) in str(error)
+        raise KernregError(str(error) if named else f"{store.path}: {error}") from error
     if model is None:
         return Measurement(store, kernel, curve, None)
     try:
@@ -127,9 +128,9 @@ def verdict(measurements: Sequence[Measurement]) -> list[str]:
         parts.append(f"{sign} {names[id(below)]} {_exponent(below):.2f}")
     sentences = [f"exponents, steepest first: {' '.join(parts)}"]
     if "≈" in sentences[0]:
-        sentences.append("≈ stands where the intervals overlap: those data do not tell the two apart")
+        sentences.append("≈ stands where the two intervals overlap")
     if "=" in sentences[0]:
-        sentences.append("= stands where the curves are equal: one kernel under two names")
+        sentences.append("= stands where the two curves are equal: one kernel under two names")
     lowest = sorted(measurements, key=lambda m: m.curve.loss[-1])
     losses = ", ".join(f"{names[id(m)]} {m.curve.loss[-1]:.3g}" for m in lowest)
     return [*sentences, f"loss at n = {lowest[0].store.n}, lowest first: {losses}"]
@@ -143,7 +144,9 @@ def label(measurement: Measurement, among: Sequence[Measurement]) -> str:
     name = f"{measurement.architecture} {measurement.kernel}"
     if sum(m.kernel == measurement.kernel for m in same) == 1:
         return name
-    return f"{name} [{measurement.store.path.stem}]"
+    stem = measurement.store.path.stem
+    unique = sum(m.store.path.stem == stem for m in same if m.kernel == measurement.kernel) == 1
+    return f"{name} [{stem if unique else measurement.store.path}]"
 
 
 def _exponent(measurement: Measurement) -> float:

@@ -66,7 +66,7 @@ def test_a_wrong_command_line_is_status_2(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_finished_tiles_and_is_status_130(tmp_path: Path) -> None:
-    """vec on the reference: a tile of 2 rows, then one of 1,398 that takes minutes and is interrupted."""
+    """vec on the reference: a tile of 2 rows, then one of 698 that takes minutes and is interrupted."""
     command = [
         "gram",
         "--arch",
@@ -82,7 +82,7 @@ def test_ctrl_c_keeps_finished_tiles_and_is_status_130(tmp_path: Path) -> None:
     ]
     small = [*KERNREG, *command, "--out", "a.gram", "--n", "2"]
     subprocess.run(small, check=True, cwd=tmp_path, capture_output=True)
-    large = [*KERNREG, *command, "--out", "a.gram", "--n", "1400"]
+    large = [*KERNREG, *command, "--out", "a.gram", "--n", "700"]
     with subprocess.Popen(
         large, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as running:

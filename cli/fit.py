@@ -1,0 +1,112 @@
+"""`kernreg fit`: Gram matrices → learning curves and exponents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, ridge, sample_window, threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kernreg.measure import Measurement
+    from kernreg.store import GramStore
+
+
+@click.command("fit")
+@click.argument("grams", nargs=-1, metavar="[GRAM]...", type=click.Path(path_type=Path))
+@click.option(
+    "--exponent/--no-exponent",
+    default=True,
+    show_default=True,
+    help="Fit power laws to the curves, or measure the curves alone.",
+)
+@click.option(
+    "--ridge",
+    type=ridge,
+    default="1e-6",
+    show_default=True,
+    metavar="λ|loo|gcv",
+    help="Added to the diagonal; loo and gcv choose it on the training rows, never by test error.",
+)
+@click.option(
+    "--ridge-mode",
+    type=click.Choice(["absolute", "relative"]),
+    default="absolute",
+    show_default=True,
+    help="relative: times the mean of the diagonal.",
+)
+@click.option("--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: every kernel of a store]")
+@click.option(
+    "--model",
+    type=click.Choice(["auto", "power", "offset", "broken"]),
+    default="auto",
+    show_default=True,
+    help="Of the loss: A·m^−β, with an offset E, or with a break; auto takes the best by AICc.",
+)
+@click.option(
+    "--window",
+    type=sample_window,
+    metavar="LO:HI",
+    help="Sample counts to fit. [default: the last decade, after any peak]",
+)
+@threads
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Folder for fit.json, fit.csv, fit.png and fit.svg.",
+)
+@as_json
+def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, **settings: Any) -> None:
+    """Measure learning curves and scaling exponents of Gram matrices, and lay them side by side.
+
+    GRAM is a store, or a folder of stores; without one it is the default folder, kernreg-out. Incomplete
+    stores in a folder are passed over.
+
+    \b
+    kernreg fit                                        every complete store here
+    kernreg fit a.gram b.gram --ridge loo --window 100:
+    """
+    from kernreg.measure import measure
+    from kernreg.results import save
+
+    kernel, model = settings.pop("kernel"), settings.pop("model")
+    measurements = []
+    for store in _stores(grams or (DEFAULT_FOLDER,)):
+        for name in store.kernels if kernel is None else (kernel,):
+            click.echo(f"{store.path}: {name}, n = {store.n}", err=True)
+            measurements.append(measure(store, name, model=model if exponent else None, **settings))
+    print_results(measurements, save(measurements, out), as_json)
+
+
+def print_results(measurements: Sequence[Measurement], files: Sequence[Path], as_json: bool) -> None:
+    """The table, what it says, and where the files are; or all of that as JSON."""
+    from kernreg.cli.output import echo_json
+    from kernreg.measure import label, verdict
+    from kernreg.report import table
+
+    sentences = verdict(measurements)
+    if as_json:
+        results = [{"label": label(m, measurements), **m.to_dict()} for m in measurements]
+        echo_json({"results": results, "verdict": sentences, "files": files})
+        return
+    for line in (table(measurements), "", *sentences, *(f"wrote {file}" for file in files)):
+        click.echo(line)
+
+
+def _stores(paths: Sequence[Path]) -> list[GramStore]:
+    """The stores that paths name, each once."""
+    from kernreg.measure import complete_stores
+    from kernreg.store import GramStore
+
+    stores: dict[Path, GramStore] = {}
+    for path in paths:
+        is_store = path.suffix in (".gram", ".h5") or (path / "gram.h5").exists()
+        for store in [GramStore.open(path)] if is_store else complete_stores(path):
+            stores.setdefault(store.path.resolve(), store)
+    return list(stores.values())
