@@ -31,26 +31,29 @@ from kernreg.verify import verify
 
 CHILD = """
 import sys
+import numpy as np
 import kernreg.plan
 from kernreg.architecture import Architecture
-from kernreg.data import load
+from kernreg.data.dataset import Dataset
 from kernreg.gram import build, gram
 
 kernreg.plan.SMALLEST = kernreg.plan.LARGEST = 16
 kernreg.plan.MOST_SHARDS = 10**6
-digits = load("digits", n=200, test=50)
-fcn = Architecture.fcn(depth=2)
-gram(digits.x_test, None, fcn, "both", "cpu", "float32")
+n, t = int(sys.argv[2]), int(sys.argv[3])
+x = np.random.default_rng(0).normal(size=(n + t, 8, 8, 1))
+y, rows, fcn = x[:, 0, 0].copy(), np.arange(n + t), Architecture.fcn(depth=2)
+random = Dataset("random", x[:n], y[:n], x[n:], y[n:], None, None, rows[:n], rows[n:], {"name": "random"})
+gram(x[:2], None, fcn, "both", "cpu", "float32")
 print("ready", flush=True)
-build(sys.argv[1], digits, fcn, "both", "cpu", "float32")
+build(sys.argv[1], random, fcn, "both", "cpu", "float32")
 """
 LONGEST_SHARE = 0.6  # of the time of a whole run, the longest wait before a kill
 
 
-def child(path: Path) -> subprocess.Popen[bytes]:
+def child(path: Path, n: int, t: int) -> subprocess.Popen[bytes]:
     """A process that fills the store, once it has imported what it needs."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "KERNREG_THREADS": "1"}
-    command = [sys.executable, "-c", CHILD, str(path)]
+    command = [sys.executable, "-c", CHILD, str(path), str(n), str(t)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     with process.stdout:
@@ -66,10 +69,10 @@ def numbers(path: Path) -> list[bytes]:
     return [array.tobytes() for array in (*grams, store.y_train, store.y_test, store.rows_train)]
 
 
-def run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Kill that often, in `folder`; the counts of what happened."""
+def run(folder: Path, kills: int, seed: int, n: int = 200, t: int = 50) -> dict[str, Any]:
+    """Kill that often while stores of n + t rows are filled in `folder`; what happened, counted."""
     rng = random.Random(seed)
-    process = child(folder / "whole.gram")
+    process = child(folder / "whole.gram", n, t)
     started = time.perf_counter()
     if process.wait():
         raise RuntimeError("the uninterrupted run failed")
@@ -78,7 +81,7 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     count = dict.fromkeys(("kills", "before_the_main_file", "half_written", "unreadable", "different"), 0)
     stores_completed, tiles_at_kill, path = 0, [], folder / "killed.gram"
     while count["kills"] < kills or path.exists():
-        process = child(path)
+        process = child(path, n, t)
         if count["kills"] < kills:
             time.sleep(rng.uniform(0, LONGEST_SHARE * seconds))
             process.kill()
@@ -124,7 +127,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = run(Path(folder), arguments.kills, arguments.seed)
-    facts = {"seed": arguments.seed, **result, "versions": versions(), "python": platform.python_version()}
+    facts = {
+        "seed": arguments.seed,
+        "n": 200,
+        "t": 50,
+        **result,
+        "versions": versions(),
+        "python": platform.python_version(),
+    }
     text = json.dumps({**facts, "machine": platform.machine(), "system": platform.system()}, indent=1)
     target = Path(__file__).parent / "results" / "kills.json"
     target.parent.mkdir(exist_ok=True)

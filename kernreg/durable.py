@@ -38,10 +38,13 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def sync(path: Path) -> None:
-    """fsync of a file or a folder."""
+    """fsync of a file or a folder; some network file systems know none of folders, and need none."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

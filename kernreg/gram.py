@@ -29,7 +29,7 @@ class Kernels(NamedTuple):
     ntk: Array
 
 
-class Rows(Protocol):
+class HasRows(Protocol):
     """What `build` takes from a data set, see `kernreg.data.Dataset`."""
 
     @property
@@ -123,7 +123,7 @@ def gram(
 
 def build(
     path: str | os.PathLike[str],
-    dataset: Rows,
+    dataset: HasRows,
     architecture: Architecture,
     kernel: str = "ntk",
     backend: str = "auto",
@@ -232,7 +232,7 @@ def fill(
                 raise KeyboardInterrupt
 
 
-def _arrays(dataset: Rows) -> Arrays:
+def _arrays(dataset: HasRows) -> Arrays:
     return {
         "x_train": dataset.x_train,
         "y_train": dataset.y_train,

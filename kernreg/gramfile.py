@@ -21,7 +21,7 @@ import numpy as np
 from kernreg.durable import replace
 from kernreg.errors import KernregError
 from kernreg.provenance import Array, Rows, Settings, checksum, versions
-from kernreg.seal import USER_BLOCK, Unsealed, read_seal, require_body, require_image, seal
+from kernreg.seal import USER_BLOCK, Unsealed, open_image, read_seal, require_body, seal
 from kernreg.tiles import Tile, TileGrid
 
 FORMAT = "kernreg-gram"
@@ -135,14 +135,13 @@ def read_main(folder: Path) -> Contents:
     if not path.is_file():
         raise KernregError(f"{folder} is no Gram store: {MAIN} is missing; make one with `kernreg gram`")
     try:
-        sealed = read_seal(path)
+        image = path.read_bytes()  # once: a writer may replace the file at any moment
+        sealed = open_image(image)
         if sealed.get("format_version") != FORMAT_VERSION:
             raise KernregError(
                 f"{path} has format version {sealed.get('format_version')}, this kernreg reads "
                 f"{FORMAT_VERSION}: install the kernreg that wrote it, or choose another folder (--out)"
             )
-        image = path.read_bytes()  # once: a writer may replace the file at any moment
-        require_image(image, sealed["checksum"])
         with h5py.File(io.BytesIO(image), "r") as file:
             return _contents(file)
     except _UNREADABLE as error:

@@ -44,8 +44,18 @@ def read_seal(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        block = file.read(USER_BLOCK)
-        size = os.fstat(file.fileno()).st_size
+        return _parse(file.read(USER_BLOCK), os.fstat(file.fileno()).st_size)
+
+
+def open_image(image: bytes) -> dict[str, Any]:
+    """The description of a file read whole, once every byte of it is checked. Raises Unsealed."""
+    facts = _parse(image[:USER_BLOCK], len(image))
+    if xxhash.xxh3_128_hexdigest(memoryview(image)[USER_BLOCK:]) != facts["checksum"]:
+        raise Unsealed("its checksum does not fit")
+    return facts
+
+
+def _parse(block: bytes, size: int) -> dict[str, Any]:
     if not block.startswith(MAGIC):
         raise Unsealed("it was not written by kernreg, or its head is damaged")
     text, digest, _ = (block[len(MAGIC) :] + b"\n\n").split(b"\n", 2)
@@ -63,12 +73,6 @@ def require_body(path: Path, checksum: str) -> None:
         file.seek(USER_BLOCK)
         if _checksum(file) != checksum:
             raise Unsealed("its checksum does not fit")
-
-
-def require_image(image: bytes, checksum: str) -> None:
-    """The same for a file read whole."""
-    if xxhash.xxh3_128_hexdigest(memoryview(image)[USER_BLOCK:]) != checksum:
-        raise Unsealed("its checksum does not fit")
 
 
 def _checksum(file: Any) -> str:

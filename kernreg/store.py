@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from kernreg import gramfile
 from kernreg.architecture import Architecture
-from kernreg.durable import PARTIAL, Lock, refusal
+from kernreg.durable import PARTIAL, Lock, refusal, sync
 from kernreg.errors import KernregError
 from kernreg.provenance import (
     Array,
@@ -98,6 +98,7 @@ class GramStore:
         contents = gramfile.Contents(settings, rows, grids, tile, versions(), gramfile.now())
         try:
             (folder / gramfile.TILES).mkdir(parents=True, exist_ok=True)
+            sync(folder.parent)
         except OSError as error:
             raise refusal(error, folder) from error
         lock = Lock(folder)

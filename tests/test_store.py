@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from stores import ARCHITECTURE, TILE, N, T, filled, made, numbers, rows
 
+from kernreg import gramfile
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.seal import seal
@@ -248,3 +249,29 @@ def test_hashes_do_not_depend_on_how_rows_are_held(folder: Path) -> None:
         wrong[7, 1] = np.nextafter(wrong[7, 1], 9)
         with pytest.raises(KernregError, match="x_train, row 7"):
             store.require_inputs(wrong, rows()["x_test"])
+
+
+def test_other_versions_resume_and_are_recorded_by_tile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(folder).close()
+    first, second = (GramStore.open(folder).grids["train"].tile(0, j) for j in (0, 1))
+    values = numbers("train")
+    with GramStore.open(folder, writer=True) as store:
+        store.write("train", first, {k: v[first.rows, first.columns] for k, v in values.items()})
+        monkeypatch.setattr(gramfile, "versions", lambda: {"kernreg": "9.9"})
+        store.write("train", second, {k: v[second.rows, second.columns] for k, v in values.items()})
+    store = GramStore.open(folder)
+    assert store.shards.describe("train", first)["versions"] == store.versions
+    assert store.shards.describe("train", second)["versions"] == {"kernreg": "9.9"}
+    np.testing.assert_array_equal(store.train("ntk", 5), values["ntk"][:5, :5])
+
+
+def test_a_reader_may_keep_the_store_while_it_grows(folder: Path) -> None:
+    with filled(made(folder)) as store:
+        reader = GramStore.open(folder)
+        store.extend(**rows(N + 4))
+        np.testing.assert_array_equal(reader.train("ntk"), numbers("train")["ntk"][:N, :N])
+        assert reader.complete
+        assert not store.complete
+        np.testing.assert_array_equal(store.train("ntk", N), reader.train("ntk"))
