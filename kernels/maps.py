@@ -104,6 +104,7 @@ _ARCSIN_64 = (
 _PARALLEL = {32: 0.0, 64: 8 * float(np.finfo(np.float64).eps)}
 
 SIMD: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "boundscheck": False}
+INNER = {**SIMD, "_nrt": False}
 
 
 def relu(S: float, P: float) -> tuple[float, float]:
@@ -139,6 +140,21 @@ def g_over_root(D: float) -> float:
 def arcsin_over(y: float) -> float:
     """B(y) = asin(√y)/√y."""
     raise NotImplementedError("compiled code only")
+
+
+def lanes_of(values: Any) -> int:
+    """How many numbers of this dtype fill 64 bytes: a cache line, and the widest register."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(lanes_of, jit_options=SIMD, inline="always")
+def _lanes_of(values):
+    lanes = 512 // values.dtype.bitwidth
+
+    def impl(values):
+        return lanes
+
+    return impl
 
 
 @overload(relu, jit_options=SIMD)

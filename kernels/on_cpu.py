@@ -21,7 +21,7 @@ from kernreg.layers import Activation, Dense, Flatten, GlobalAvgPool
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
-X_ROWS = 64  # images of x repeated over the lanes at a time: bounds the temporaries
+ROW_BYTES = 1536  # of a row of a plane, at least; measured: docs/performance.md
 
 
 def covers(architecture: Architecture, shape: tuple[int, ...]) -> None:
@@ -80,26 +80,34 @@ class _Images:
     """
 
     n: int
+    lanes: int
     pixels: Array
     Q: Array
     scale: NDArray[np.float64]
 
-    @property
-    def lanes(self) -> int:
-        return 64 // self.pixels.dtype.itemsize
+    def single(self) -> tuple[Array, Array]:
+        """Pixels (n, C, H·W) and Q (n, Σ_l H_l·W_l) of each image, without lanes."""
+        blocks, C, _ = self.pixels.shape
+        pixels = self.pixels.reshape(blocks, C, -1, self.lanes).transpose(0, 3, 1, 2)
+        Q = self.Q.reshape(blocks, -1, self.lanes).transpose(0, 2, 1)
+        return (
+            np.ascontiguousarray(pixels.reshape(blocks * self.lanes, C, -1)[: self.n]),
+            np.ascontiguousarray(Q.reshape(blocks * self.lanes, -1)[: self.n]),
+        )
 
-    def repeated(self, rows: slice) -> tuple[Array, Array]:
-        """Pixels and Q of some images, each repeated over the lanes."""
-        index = np.arange(rows.start, rows.stop)
-        block, lane = index // self.lanes, index % self.lanes
-        pixels = self.pixels.reshape(*self.pixels.shape[:2], -1, self.lanes)[block, :, :, lane]
-        Q = self.Q.reshape(len(self.Q), -1, self.lanes)[block, :, lane]
-        return np.repeat(pixels, self.lanes, axis=-1), np.repeat(Q, self.lanes, axis=-1)
+
+def _lanes(W: int, real: np.dtype[Any]) -> int:
+    """Images a block: one cache line of numbers, more for narrow images, whose loops would be too short to fill the core."""
+    line = 64 // real.itemsize
+    lanes = line
+    while W * lanes < ROW_BYTES // real.itemsize and lanes < 8 * line:
+        lanes *= 2
+    return lanes
 
 
 def _prepare(x: Array, program: Program, real: np.dtype[Any]) -> _Images:
     n, H, W, C = x.shape
-    lanes = 64 // real.itemsize
+    lanes = _lanes(W, real)
     scale = _scale(x, program, real)
     blocks = -(-n // lanes)
     padded = np.zeros((blocks * lanes, H * W, C), real)
@@ -108,10 +116,8 @@ def _prepare(x: Array, program: Program, real: np.dtype[Any]) -> _Images:
         blocks, C, -1
     )
     Q = np.empty((blocks, program.pixels * lanes), real)
-    in_parallel(
-        stencil.all_variances, blocks, (pixels, Q, *_tables(program, lanes, real), real.type(1 / C), lanes)
-    )
-    return _Images(n, pixels, Q, scale)
+    in_parallel(stencil.all_variances, blocks, (pixels, Q, *_tables(program, real, C), lanes))
+    return _Images(n, lanes, pixels, Q, scale)
 
 
 def _scale(x: Array, program: Program, real: np.dtype[Any]) -> NDArray[np.float64]:
@@ -122,10 +128,8 @@ def _scale(x: Array, program: Program, real: np.dtype[Any]) -> NDArray[np.float6
     if program.homogeneous:
         top = np.abs(x).max(axis=(1, 2, 3)).astype(np.float64)
         top[top == 0] = 1.0
-        return np.asarray(
-            top * np.sqrt(np.mean((x / top[:, None, None, None]) ** 2, axis=(1, 2, 3), dtype=np.float64))
-            + (top == 0)
-        )
+        mean = np.mean((x / top[:, None, None, None]) ** 2, axis=(1, 2, 3), dtype=np.float64)
+        return np.where(mean > 0, top * np.sqrt(mean), 1.0)
     check_range(x, real, low=not program.affine[:, 1].all())
     return np.ones(len(x))
 
@@ -145,33 +149,29 @@ def check_range(x: Array, real: np.dtype[Any], low: bool) -> None:
         )
 
 
-def _tables(program: Program, lanes: int, real: np.dtype[Any]) -> tuple[NDArray[np.int64], Array]:
-    geometry = program.geometry.copy()
-    geometry[:, START] *= lanes
-    return geometry, program.affine.astype(real)
+def _tables(program: Program, real: np.dtype[Any], channels: int) -> tuple[Any, ...]:
+    return program.geometry, program.affine.astype(real), real.type(1 / channels)
 
 
 def _sums(
     X: _Images, Z: _Images, program: Program, tangent: bool, symmetric: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Σ of the last S and T over pixels, and over displacements if pooled: (n, m) each."""
-    lanes = Z.lanes
-    geometry, affine = _tables(program, lanes, Z.pixels.dtype)
-    over_C = Z.pixels.dtype.type(1 / Z.pixels.shape[1])
-    blocks = np.arange(len(Z.pixels))
-    S = np.zeros((X.n, len(blocks) * lanes))
+    lanes, blocks = Z.lanes, len(Z.pixels)
+    S = np.zeros((X.n, blocks * lanes))
     T = np.zeros_like(S)
-    for start in range(0, X.n, X_ROWS):
-        rows = slice(start, min(start + X_ROWS, X.n))
-        pixels, Q = X.repeated(rows)
-        i, b = (a.ravel() for a in np.meshgrid(np.arange(rows.stop - start), blocks, indexing="ij"))
-        if symmetric:
-            keep = (b + 1) * lanes > i + start
-            i, b = i[keep], b[keep]
-        jobs = np.stack([i, b], axis=1)
-        pooled = program.pooled and not program.local
-        tables = (geometry, affine, over_C, tangent, pooled, lanes)
-        in_parallel(stencil.pairs, len(jobs), (jobs, pixels, Z.pixels, Q, Z.Q, *tables, S[rows], T[rows]))
+    # a block of z stays in the caches while the images of x pass
+    b, i = (a.ravel() for a in np.meshgrid(np.arange(blocks), np.arange(X.n), indexing="ij"))
+    if symmetric:
+        keep = (b + 1) * lanes > i
+        i, b = i[keep], b[keep]
+    jobs = np.stack([i, b], axis=1)
+    pixels, Q = X.single()
+    tables = _tables(program, Z.pixels.dtype, Z.pixels.shape[1])
+    pooled = program.pooled and not program.local
+    in_parallel(
+        stencil.pairs, len(jobs), (jobs, pixels, Z.pixels, Q, Z.Q, *tables, tangent, pooled, lanes, S, T)
+    )
     S, T = S[:, : Z.n], T[:, : Z.n]
     if symmetric:
         dense.mirror(S)

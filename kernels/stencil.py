@@ -3,10 +3,10 @@
 A convolution adds the same δ to p and p', so the plane S[p, p+Δ] of one displacement Δ goes through all layers without
 meeting another (docs/kernels.md). VEC and LCN need Δ = 0, GAP the mean over all Δ. A plane is a rectangle of x and an
 equal, displaced rectangle of z, zero outside. Lanes are innermost: [row][column][lane], one lane per image of the block of z,
-while x is repeated over the lanes, so that every loop is flat and a displacement is an offset.
+so that every image size fills them and a displacement is an offset.
 
-Layout of the per-image arrays, for `lanes` images a block (16 in float32, 8 in float64: one cache line):
-    pixels (blocks, C, H·W·lanes);  variances (blocks, Σ_l H_l·W_l·lanes), the layers one after another.
+Layout, for blocks of `lanes` images (a multiple of one cache line: 16 numbers in float32, 8 in float64): pixels (blocks, C, H·W·lanes); variances
+(blocks, Σ_l H_l·W_l·lanes), the layers one after another. The images of x have no lanes: (n, C, H·W), (n, Σ_l H_l·W_l).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from kernreg.kernels.maps import SIMD, erf, relu, relu_nngp
+from kernreg.kernels.maps import INNER, SIMD, erf, lanes_of, relu, relu_nngp
 from kernreg.kernels.program import (
     H_IN,
     H_OUT,
@@ -36,41 +36,63 @@ from kernreg.kernels.program import (
 )
 
 
-@njit(**SIMD)
-def box_columns(plane, h, w, g, lanes, out, w_out):
-    """out[r, j] = Σ_δ plane[r, s·j + δ − low], δ = 0 … k−1 in this order: the horizontal half of a box sum."""
+@njit(**INNER)
+def box_columns(source, target, w, w_out, g, lanes):
+    """target[j] = Σ_δ source[s·j + δ − low], δ = 0 … k−1 in this order: the horizontal half of a box sum, one row."""
     k, s, low, wrap = g[KX], g[SX], g[LOW_X], g[WRAP]
     if k == 3 and s == 1 and low == 1 and not wrap and w > 1:
         n = w * lanes
-        for r in range(h):
-            source, target = plane[r, :n], out[r, :n]
-            left, mid, right = source[: n - 2 * lanes], source[lanes : n - lanes], source[2 * lanes :]
-            inner = target[lanes : n - lanes]
-            for m in range(n - 2 * lanes):
-                inner[m] = left[m] + mid[m] + right[m]
-            first, second = source[:lanes], source[lanes : 2 * lanes]
-            last, before = source[n - lanes :], source[n - 2 * lanes : n - lanes]
-            edge, far = target[:lanes], target[n - lanes :]
-            for m in range(lanes):
-                edge[m] = first[m] + second[m]
-                far[m] = before[m] + last[m]
+        left, mid, right = source[: n - 2 * lanes], source[lanes : n - lanes], source[2 * lanes : n]
+        inner = target[lanes : n - lanes]
+        for m in range(n - 2 * lanes):
+            inner[m] = left[m] + mid[m] + right[m]
+        last, before = source[n - lanes : n], source[n - 2 * lanes : n - lanes]
+        far, next_one = target[n - lanes : n], source[lanes : 2 * lanes]
+        for m in range(lanes):
+            target[m] = source[m] + next_one[m]
+        for m in range(lanes):
+            far[m] = before[m] + last[m]
         return
-    for r in range(h):
-        for j in range(w_out):
-            target = out[r, j * lanes : (j + 1) * lanes]
-            target[:] = 0
-            for d in range(k):
-                q = s * j + d - low
-                if wrap:
-                    q = q % w
-                elif q < 0 or q >= w:
-                    continue
-                source = plane[r, q * lanes : (q + 1) * lanes]
-                for m in range(lanes):
-                    target[m] += source[m]
+    for j in range(w_out):
+        total = target[j * lanes : (j + 1) * lanes]
+        for m in range(lanes):
+            total[m] = 0
+        for d in range(k):
+            q = s * j + d - low
+            if wrap:
+                q = q % w
+            elif q < 0 or q >= w:
+                continue
+            pixel = source[q * lanes : (q + 1) * lanes]
+            for m in range(lanes):
+                total[m] += pixel[m]
 
 
-@njit(**SIMD)
+@njit(**INNER)
+def box_ahead(plane, boxed, done, h, w, w_out, g, r, lanes):
+    """Horizontal sums of the input rows that output row r needs and that are not `done`; returns how many are now.
+
+    Just ahead of their use they are still in the nearest cache, and the rows they came from may be overwritten.
+    """
+    need = h if g[WRAP] else min(g[SY] * r - g[LOW_Y] + g[KY], h)
+    for q in range(done, need):
+        box_columns(plane[q], boxed[q], w, w_out, g, lanes)
+    return max(done, need)
+
+
+@njit(**INNER)
+def repeat(values, lines, w, lanes):
+    """One value a pixel, repeated over the lanes; `lines` is a row of W·lanes numbers as lines of 64 bytes."""
+    per_line = lanes_of(lines)
+    k = lanes // per_line
+    for j in range(w):
+        value = values[j]
+        for b in range(j * k, j * k + k):
+            for m in range(per_line):
+                lines[b, m] = value
+
+
+@njit(**INNER)
 def box_rows(rows, n, h, g, r, scratch, zeros):
     """Three rows whose sum is Σ_δ rows[s·r + δ − low]: the vertical half. Windows of another height are summed here."""
     k, low, wrap = g[KY], g[LOW_Y], g[WRAP]
@@ -83,7 +105,8 @@ def box_rows(rows, n, h, g, r, scratch, zeros):
         c = rows[first + 2, :n] if 0 <= first + 2 < h else zeros[:n]
         return a, b, c
     total = scratch[:n]
-    total[:] = 0
+    for m in range(n):
+        total[m] = 0
     for d in range(k):
         q = first + d
         if wrap:
@@ -96,7 +119,7 @@ def box_rows(rows, n, h, g, r, scratch, zeros):
     return total, zeros[:n], zeros[:n]
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def relu_both_row(n, a, b, c, ta, tb, tc, Qx, Qz, w, bias, S_out, T_out):
     for m in range(n):
         S = (a[m] + b[m] + c[m]) * w + bias
@@ -106,13 +129,13 @@ def relu_both_row(n, a, b, c, ta, tb, tc, Qx, Qz, w, bias, S_out, T_out):
         T_out[m] = T * slope
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def relu_nngp_row(n, a, b, c, Qx, Qz, w, bias, S_out):
     for m in range(n):
         S_out[m] = relu_nngp((a[m] + b[m] + c[m]) * w + bias, np.sqrt(Qx[m] * Qz[m]))
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def erf_both_row(n, a, b, c, ta, tb, tc, Qx, Qz, w, bias, S_out, T_out):
     for m in range(n):
         S = (a[m] + b[m] + c[m]) * w + bias
@@ -122,7 +145,7 @@ def erf_both_row(n, a, b, c, ta, tb, tc, Qx, Qz, w, bias, S_out, T_out):
         T_out[m] = T * slope
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def erf_nngp_row(n, a, b, c, Qx, Qz, w, bias, S_out):
     for m in range(n):
         S = (a[m] + b[m] + c[m]) * w + bias
@@ -130,39 +153,61 @@ def erf_nngp_row(n, a, b, c, Qx, Qz, w, bias, S_out):
         S_out[m] = new
 
 
-@njit(**SIMD)
-def products(x, z, h, w, ox, oz, W, lanes, over_C, S):
+@njit(**INNER)
+def products(x, z, h, w, ox, oz, W, lanes, over_C, S, repeated, lines):
     """S[r, m] = Σ_c x[c]·z[c]/C on a rectangle that begins at ox in x and oz in z (offsets in pixels)."""
     n = w * lanes
+    u = repeated[:n]
     for r in range(h):
         row = S[r, :n]
-        i, j = (ox + r * W) * lanes, (oz + r * W) * lanes
-        u, v = x[0, i : i + n], z[0, j : j + n]
-        for m in range(n):
-            row[m] = u[m] * v[m]
-        for c in range(1, x.shape[0]):
-            u, v = x[c, i : i + n], z[c, j : j + n]
-            for m in range(n):
-                row[m] += u[m] * v[m]
+        i, j = ox + r * W, (oz + r * W) * lanes
+        for c in range(x.shape[0]):
+            repeat(x[c, i : i + w], lines, w, lanes)
+            v = z[c, j : j + n]
+            if c == 0:
+                for m in range(n):
+                    row[m] = u[m] * v[m]
+            else:
+                for m in range(n):
+                    row[m] += u[m] * v[m]
         for m in range(n):
             row[m] *= over_C
 
 
-@njit(**SIMD)
-def plane(x, z, Qx, Qz, geometry, affine, over_C, tangent, dy, dx, lanes, S, T, hS, hT, row):
+@njit(**INNER)
+def squares(z, n, over_C, S, H):
+    """`products` of each image of a block with itself, in the same order."""
+    for r in range(H):
+        row = S[r, :n]
+        for c in range(z.shape[0]):
+            v = z[c, r * n : (r + 1) * n]
+            if c == 0:
+                for m in range(n):
+                    row[m] = v[m] * v[m]
+            else:
+                for m in range(n):
+                    row[m] += v[m] * v[m]
+        for m in range(n):
+            row[m] *= over_C
+
+
+@njit(**INNER)
+def plane(x, z, Qx, Qz, geometry, affine, over_C, tangent, dy, dx, lanes, S, T, hS, hT, row, lines):
     """One displacement through all layers; leaves the last S and T in `S`, `T`, and returns their height and width.
 
     Args:
-        x, z: (C, H·W·lanes); Qx, Qz: variances of the pre-activations, one layer after another.
-        geometry: (L, 15) int64 (kernels/program.py, START in lanes); affine: (L, 2), σw²/k² (with the ½ of a preceding ReLU) and σb².
+        x: (C, H·W); z: (C, H·W·lanes); Qx, Qz: variances of the pre-activations, one layer after another.
+        geometry: (L, 15) int64 (kernels/program.py); affine: (L, 2), σw²/k² (with the ½ of a preceding ReLU) and σb².
         dy, dx: displacement on the grid of the last layer's output; 0 for CIRCULAR planes, whose z is rolled instead.
-        S, T, hS, hT: scratch planes (H, W·lanes); row: (3, W·lanes), the last one zero.
+        S, T, hS, hT: scratch planes (H, W·lanes); row: (4, W·lanes), of which row[2] is zero and row[3] is `lines`, cut into 64 bytes each.
     """
     g = geometry[0]
     W = g[W_IN]
     y, u = dy * g[STEP_Y] * g[SY], dx * g[STEP_X] * g[SX]
     h, w = g[H_IN] - abs(y), W - abs(u)
-    products(x, z, h, w, max(0, -y) * W + max(0, -u), max(0, y) * W + max(0, u), W, lanes, over_C, S)
+    products(
+        x, z, h, w, max(0, -y) * W + max(0, -u), max(0, y) * W + max(0, u), W, lanes, over_C, S, row[3], lines
+    )
     zeros = row[2]
     for l in range(len(geometry)):
         g = geometry[l]
@@ -171,13 +216,16 @@ def plane(x, z, Qx, Qz, geometry, affine, over_C, tangent, dy, dx, lanes, S, T, 
         h_out, w_out = g[H_OUT] - abs(y), W - abs(u)
         n = w_out * lanes
         weight, bias = affine[l, 0], affine[l, 1]
-        box_columns(S, h, w, g, lanes, hS, w_out)
-        if tangent and l > 0:
-            box_columns(T, h, w, g, lanes, hT, w_out)
+        done_S, done_T = 0, 0
+        qx = row[3, :n]
         for r in range(h_out):
-            i = g[START] + ((max(0, -y) + r) * W + max(0, -u)) * lanes
-            j = g[START] + ((max(0, y) + r) * W + max(0, u)) * lanes
-            qx, qz = Qx[i : i + n], Qz[j : j + n]
+            done_S = box_ahead(S, hS, done_S, h, w, w_out, g, r, lanes)
+            if tangent and l > 0:
+                done_T = box_ahead(T, hT, done_T, h, w, w_out, g, r, lanes)
+            i = g[START] + (max(0, -y) + r) * W + max(0, -u)
+            j = (g[START] + (max(0, y) + r) * W + max(0, u)) * lanes
+            repeat(Qx[i : i + w_out], lines, w_out, lanes)
+            qz = Qz[j : j + n]
             a, b, c = box_rows(hS, n, h, g, r, row[0], zeros)
             if tangent:
                 ta, tb, tc = zeros[:n], zeros[:n], zeros[:n]  # T = 0 at the input
@@ -195,26 +243,27 @@ def plane(x, z, Qx, Qz, geometry, affine, over_C, tangent, dy, dx, lanes, S, T, 
     return h, w
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def variances(z, geometry, affine, over_C, lanes, Q, S, hS, row):
     """Q of every layer for a block of images: shift 0 of each with itself, through the same operations as `plane`, so
     that identical patches agree to the bit."""
     g = geometry[0]
     h, w = g[H_IN], g[W_IN]
-    products(z, z, h, w, 0, 0, w, lanes, over_C, S)
+    squares(z, w * lanes, over_C, S, h)
     for l in range(len(geometry)):
         g = geometry[l]
         h_out, w_out = g[H_OUT], g[W_OUT]
         n = w_out * lanes
-        box_columns(S, h, w, g, lanes, hS, w_out)
+        done = 0
         for r in range(h_out):
+            done = box_ahead(S, hS, done, h, w, w_out, g, r, lanes)
             a, b, c = box_rows(hS, n, h, g, r, row[0], row[2])
-            i = g[START] + r * n
+            i = g[START] * lanes + r * n
             variance_row(n, a, b, c, affine[l, 0], affine[l, 1], g[PHI] == RELU, Q[i : i + n], S[r])
         h, w = h_out, w_out
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def variance_row(n, a, b, c, w, bias, is_relu, Q, S_out):
     for m in range(n):
         Q[m] = (a[m] + b[m] + c[m]) * w + bias
@@ -227,7 +276,7 @@ def variance_row(n, a, b, c, w, bias, is_relu, Q, S_out):
             S_out[m] = new
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def add_up(plane, h, n, lanes, total):
     """total[lane] += Σ of a plane; rows in the planes' precision, their sum in float64."""
     for r in range(h):
@@ -240,7 +289,7 @@ def add_up(plane, h, n, lanes, total):
             total[m] += sums[m]
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def roll(z, Q, rolled_z, rolled_q, geometry, lanes, dy, dx):
     """A block displaced circularly by (dy, dx) pixels of the last layer: the pixels, and Q of every layer."""
     g = geometry[0]
@@ -250,17 +299,19 @@ def roll(z, Q, rolled_z, rolled_q, geometry, lanes, dy, dx):
         )
     for l in range(len(geometry)):
         g = geometry[l]
-        roll_one(Q, rolled_q, g[H_OUT], g[W_OUT], g[START], lanes, dy * g[STEP_Y], dx * g[STEP_X])
+        roll_one(Q, rolled_q, g[H_OUT], g[W_OUT], g[START] * lanes, lanes, dy * g[STEP_Y], dx * g[STEP_X])
 
 
-@njit(**SIMD)
+@njit(**INNER)
 def roll_one(source, target, H, W, start, lanes, dy, dx):
     n = W * lanes
     cut = (dx % W) * lanes
     for r in range(H):
         i, j = start + r * n, start + ((r + dy) % H) * n
-        target[i : i + n - cut] = source[j + cut : j + n]
-        target[i + n - cut : i + n] = source[j : j + cut]
+        for m in range(n - cut):
+            target[i + m] = source[j + cut + m]
+        for m in range(cut):
+            target[i + n - cut + m] = source[j + m]
 
 
 @njit(nogil=True, cache=True, **SIMD)
@@ -269,7 +320,7 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
 
     Args:
         first, last: which jobs; jobs: (k, 2) int64, pairs (image of X, block of Z). Other entries of the results stay as they are.
-        X: (n, C, H·W·lanes), each image repeated over the lanes; Z: (blocks, C, H·W·lanes); QX, QZ: their variances.
+        X: (n, C, H·W); Z: (blocks, C, H·W·lanes); QX, QZ: their variances.
         pooled: all displacements (GAP) or 0 alone (VEC).
     """
     end = geometry[len(geometry) - 1]
@@ -279,7 +330,8 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
     cols = max(geometry[:, W_IN].max(), geometry[:, W_OUT].max()) * lanes
     S, T = np.empty((rows, cols), X.dtype), np.empty((rows, cols), X.dtype)
     hS, hT = np.empty((rows, cols), X.dtype), np.empty((rows, cols), X.dtype)
-    row = np.zeros((3, cols), X.dtype)
+    row = np.zeros((4, cols), X.dtype)
+    lines = row[3].reshape((-1, lanes_of(row)))
     rolled_z, rolled_q = np.empty_like(Z[0]), np.empty_like(QZ[0])
     for k in range(first, last):
         i, block = jobs[k]
@@ -292,7 +344,23 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
                     roll(Z[block], QZ[block], rolled_z, rolled_q, geometry, lanes, dy, dx)
                     z, qz, y, u = rolled_z, rolled_q, 0, 0
                 h, w = plane(
-                    X[i], z, QX[i], qz, geometry, affine, over_C, tangent, y, u, lanes, S, T, hS, hT, row
+                    X[i],
+                    z,
+                    QX[i],
+                    qz,
+                    geometry,
+                    affine,
+                    over_C,
+                    tangent,
+                    y,
+                    u,
+                    lanes,
+                    S,
+                    T,
+                    hS,
+                    hT,
+                    row,
+                    lines,
                 )
                 add_up(S, h, w * lanes, lanes, sum_S)
                 if tangent:
@@ -308,6 +376,6 @@ def all_variances(first, last, Z, QZ, geometry, affine, over_C, lanes):
     rows = max(geometry[:, H_IN].max(), geometry[:, H_OUT].max())
     cols = max(geometry[:, W_IN].max(), geometry[:, W_OUT].max()) * lanes
     S, hS = np.empty((rows, cols), Z.dtype), np.empty((rows, cols), Z.dtype)
-    row = np.zeros((3, cols), Z.dtype)
+    row = np.zeros((4, cols), Z.dtype)
     for block in range(first, last):
         variances(Z[block], geometry, affine, over_C, lanes, QZ[block], S, hS, row)
