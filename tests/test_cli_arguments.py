@@ -40,9 +40,7 @@ def test_byte_size(text: str, size: int) -> None:
     assert byte_size(text) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["4GB?", "", "GiB", "-4GiB", "4 4GiB", "4XB", "1e9", "nan", "4ib"]
-)
+@pytest.mark.parametrize("text", ["4GB?", "", "GiB", "-4GiB", "4 4GiB", "4XB", "1e9", "nan", "4ib"])
 def test_malformed_byte_size_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         byte_size(text)

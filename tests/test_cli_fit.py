@@ -123,7 +123,7 @@ def test_refusals(stores: Path) -> None:
     assert "no complete Gram store in kernreg-out" in refused("fit")
     assert "tiles needed are missing" in refused("fit", stores / "begun.gram")
     assert "absent.gram" in refused("fit", "absent.gram")
-    assert "no kernel 'nngp'" in refused("fit", stores / "shallow.gram", "--kernel", "nngp")
+    assert "holds ntk, not 'nngp'" in refused("fit", stores / "shallow.gram", "--kernel", "nngp")
     for wrong in (("--ridge", "-1"), ("--window", "9:3"), ("--model", "cubic")):
         refused("fit", stores / "shallow.gram", *wrong, status=2)
 
