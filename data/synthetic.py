@@ -12,7 +12,7 @@ but β is not known.
 A finite d would bend the curve: the eigenvalues and targets beyond it are missing. Their sums are therefore
 put back: the last d/b features share Σ λ_k and Σ v_k² of all k > K = d − d/b equally, and since λ_k is far
 below the resolution of m ≪ K samples there, only those sums matter. The local exponent of the expected curve
-(eigenlearning equations) is then within 2 % of β for 60 ≤ m ≤ K/4 at (b, a) = (2, 2), 5 % at (2, 1.5), for
+(eigenlearning equations) is then within 2 % of β for 60 ≤ m ≤ K/4 at (b, a) = (2, 2), 6 % at (2, 1.5), for
 d = 4096 and 8192.
 """
 

@@ -211,9 +211,9 @@ def _window(points: Points, model: str, given: tuple[float, float] | None) -> tu
     if model == "broken":
         return first, float(m[-1])
     low = max(first, float(m[-1]) / DECADE)
-    inside = points.inside(low, m[-1])
-    peak = find_peak(inside.samples, inside.loss, inside.scatter)
-    if peak is not None and m[-1] >= 4 * peak.over:
+    before = points.inside(first, m[-1])
+    peak = find_peak(before.samples, before.loss, before.scatter)
+    if peak is not None and peak.over > low and m[-1] >= 4 * peak.over:
         low = peak.over
     return low, float(m[-1])
 

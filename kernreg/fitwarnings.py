@@ -69,14 +69,16 @@ def warnings_of(fit: PowerLawFit, dense: tuple[Array, Array], widened: float) ->
         found.append(f"only {len(points.samples)} points in the window: the interval is itself uncertain")
     if high / low < NARROW:
         found.append(f"the window spans a factor {high / low:.2g} of samples, less than {NARROW:g}")
+    # Peaks are looked for from a decade before the window on: one that is not over when it begins counts.
+    near = fit.points.inside(low / 10, high)
     m, loss = dense
     at = (m >= low) & (m <= high)
     # One nested curve scatters as one training set does: √replicates more than the points, √(m'/m) less later
     # on.
     single = np.sqrt(np.median(points.scatter**2 * points.samples * points.replicates) / m[at])
-    peak = find_peak(points.samples, points.loss, points.scatter) or find_peak(
-        m[at], loss[at], single, RISE_OF_ONE_CURVE
-    )
+    peak = find_peak(near.samples, near.loss, near.scatter)
+    if peak is None or peak.over <= low:
+        peak = find_peak(m[at], loss[at], single, RISE_OF_ONE_CURVE)
     if peak is not None:
         found.append(
             f"the loss peaks at {peak.samples:g} samples ({peak.height:.2g} times the loss before): "
@@ -117,7 +119,11 @@ def _floor(fit: PowerLawFit, last: float) -> list[str]:
             f"{share:.0%} of the last loss is the offset E: a floor is reached, and the exponent rests on it"
         ]
     s = fit.slopes
-    if fit.model in ("power", "broken") and len(s.slope) and s.high[-1] < 0.5 * fit.exponent:
+    if fit.model not in ("power", "broken") or not len(s.slope):
+        return []
+    # Without replicates a misfit widens the band itself; the slope has to do.
+    sure = s.high[-1] < fit.exponent or not fit.points.measured
+    if sure and s.slope[-1] < 0.5 * fit.exponent:
         return [
             f"the local slope at the end is {s.slope[-1]:.2g}, less than half the exponent: a floor is "
             'reached; try model="offset"'
