@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernreg.curve import LearningCurve
 from kernreg.errors import KernregError
@@ -177,9 +178,9 @@ def _draw_curve(
     if fit is not None:
         star = "*" if fit.warnings else ""
         text = f"{name}   β = {fit.exponent:.2f} [{fit.interval[0]:.2f}, {fit.interval[1]:.2f}]{star}"
-    shown = curve.samples >= SHOWN_FROM
+    shown = _shown(curve.samples)
     axes.plot(curve.samples[shown], curve.loss[shown], lw=0.5, alpha=0.45, zorder=2, **look)
-    at = points.samples >= SHOWN_FROM
+    at = _shown(points.samples)
     m, loss = points.samples[at], points.loss[at]
     if points.measured:
         spread = np.exp(2 * points.scatter[at])
@@ -198,7 +199,7 @@ def _draw_curve(
 
 def _draw_slopes(axes: Axes, fit: PowerLawFit, look: dict[str, Any], i: int) -> None:
     s = fit.slopes
-    at = s.samples >= SHOWN_FROM
+    at = _shown(s.samples)
     axes.fill_between(s.samples[at], s.low[at], s.high[at], alpha=0.10, lw=0, **look)
     marker, size = MARKERS[i % len(MARKERS)], max(5.5 - 0.8 * i, 2.5)
     axes.plot(s.samples[at], s.slope[at], lw=0.8, marker=marker, ms=size, mfc="white", mew=0.9, **look)
@@ -212,7 +213,7 @@ def _finish_curves(
 ) -> None:
     _logarithmic(axes, curves)
     axes.set_yscale("log")
-    values = np.concatenate([c.loss[c.samples >= SHOWN_FROM] for c in curves.values()])
+    values = np.concatenate([c.loss[_shown(c.samples)] for c in curves.values()])
     if len(values) and values.max() / values.min() < 30:
         from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -238,7 +239,7 @@ def _finish_slopes(
     axes.axhline(0, color="0.6", lw=0.6, zorder=0)
     axes.set_ylabel("local exponent  β(m) = −d log L / d log m")
     # The first samples have wide bands; the axis belongs to the slopes themselves.
-    slopes = [f.slopes.slope[f.slopes.samples >= SHOWN_FROM] for f in fits.values() if f is not None]
+    slopes = [f.slopes.slope[_shown(f.slopes.samples)] for f in fits.values() if f is not None]
     values = np.concatenate(slopes) if slopes else np.zeros(0)
     if len(values):
         margin = 0.35 * max(float(np.ptp(values)), 0.2)
@@ -247,11 +248,17 @@ def _finish_slopes(
 
 def _logarithmic(axes: Axes, curves: Mapping[str, LearningCurve]) -> None:
     axes.set_xscale("log")
-    last = max(int(c.samples[-1]) for c in curves.values())
-    axes.set_xlim(SHOWN_FROM * 0.85, max(last, 2 * SHOWN_FROM) * 1.25)
+    samples = np.concatenate([c.samples[_shown(c.samples)] for c in curves.values()])
+    axes.set_xlim(samples.min() * 0.85, samples.max() * 1.25)
     axes.set_xlabel("training samples  m")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(True, which="major", lw=0.4, color="0.88", zorder=0)
+
+
+def _shown(samples: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which points are drawn: those from SHOWN_FROM samples on, or all of a curve that ends there."""
+    shown: NDArray[np.bool_] = samples >= (SHOWN_FROM if len(samples) and samples[-1] > SHOWN_FROM else 0)
+    return shown
 
 
 def _finite(value: Any) -> Any:
