@@ -1,0 +1,84 @@
+"""How fast the machine could be: an issue bound from two measured rates and a count of operations.
+
+An update needs so many slots of the multiply-add pipes, and so many square roots and divisions, which have a
+unit of their own and overlap with the rest. The bound is the slower of the two. Loads, stores and the edges
+of the planes are left out; a machine whose additions have pipes of their own (Zen) can beat it a little.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import numpy as np
+from measuring.cases import Case
+from numba import njit, prange
+
+SIMD = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "boundscheck": False}
+LANES = 2048  # elements in flight: 8 or 16 KiB, in the first-level cache
+ROUNDS = 2000
+
+# Slots of additions, multiplications, multiply-adds, comparisons and selections of one update, by hand from
+# kernreg/kernels/stencil.py and maps.py: box sums, affine step, product of the variances, map.
+SLOTS = {
+    ("ntk", "float32"): 4 + 6 + 1 + 25,
+    ("ntk", "float64"): 4 + 6 + 1 + 41,  # polynomials of degree 15 and 14, not 7 and 6
+    ("nngp", "float32"): 2 + 3 + 1 + 14,
+    ("nngp", "float64"): 2 + 3 + 1 + 22,
+}
+ROOTS = 3  # √(Qx·Qz), |S|/P, √D: square roots and divisions of one update
+# Of one layer of a fully connected network (kernreg/kernels/dense.py); the input product has d more a pair.
+DENSE_SLOTS = 45
+
+
+@njit(parallel=True, cache=True, **SIMD)
+def _multiply_adds(parts, rounds, a, b):
+    """32 multiply-adds an element, in a chain; the elements of a row are independent."""
+    for p in prange(len(parts)):
+        row = parts[p]
+        for _ in range(rounds):
+            for m in range(row.size):
+                t = row[m]
+                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
+                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
+                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
+                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
+                row[m] = t
+
+
+@njit(parallel=True, cache=True, **SIMD)
+def _roots(parts, rounds, a, b):
+    """Two square roots and a division an element, as in one update."""
+    for p in prange(len(parts)):
+        row = parts[p]
+        for _ in range(rounds):
+            for m in range(row.size):
+                t = np.sqrt(row[m] + a)
+                row[m] = np.sqrt(t + b) / (t + a)
+
+
+@cache
+def peaks(dtype: str, threads: int) -> tuple[float, float]:
+    """(multiply-adds/s, square roots and divisions/s) of all cores, best of five."""
+    real = np.dtype(dtype).type
+    rates = []
+    for loop, each in ((_multiply_adds, 32), (_roots, ROOTS)):
+        parts = np.full((threads, LANES), 0.5, dtype)
+        arguments = (parts, ROUNDS, real(0.3), real(0.1))
+        loop(*arguments)
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            loop(*arguments)
+            seconds.append(time.perf_counter() - start)
+        rates.append(each * parts.size * ROUNDS / min(seconds))
+    return rates[0], rates[1]
+
+
+def bound(case: Case, dtype: str, threads: int) -> float:
+    """Updates/s that this machine could issue at most, by the count above."""
+    multiply_adds, roots = peaks(dtype, threads)
+    vectors = len(case.shape) == 1  # a dense layer divides twice, and its map takes one root: ROOTS again
+    slots = DENSE_SLOTS + case.shape[0] / case.updates if vectors else SLOTS[case.kernel, dtype]
+    return 1 / max(slots / multiply_adds, ROOTS / roots)
