@@ -29,13 +29,12 @@ def command(out: Path, n: int, test: int, backend: str, as_json: bool) -> None:
     The stores are kept: a second run computes curves and exponents alone.
     """
     from kernreg.cli.fit import print_results
-    from kernreg.demo import ARCHITECTURES, demo
+    from kernreg.demo import demo
     from kernreg.results import save
 
-    names = ", ".join(ARCHITECTURES)
-    click.echo(f"{n} train and {test} test images of digits; {names}; stores in {out}", err=True)
-    measurements = []
-    for measurement in demo(out, n, test, backend, progress=True):
-        click.echo(f"{measurement.store.architecture}", err=True)
-        measurements.append(measurement)
+    def announce(text: object) -> None:
+        click.echo(text, err=True)
+
+    announce(f"NTK of {n} train and {test} test images of digits, stores in {out}")
+    measurements = list(demo(out, n, test, backend, progress=True, announce=announce))
     print_results(measurements, save(measurements, out, "demo"), as_json)
