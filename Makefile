@@ -26,6 +26,7 @@ test: check
 	$(BIN)/python -m pytest
 
 bench: .venv/installed
+	$(BIN)/python benchmarks/peers/setup.py
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
