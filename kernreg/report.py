@@ -238,11 +238,14 @@ def _finish_slopes(
     _logarithmic(axes, curves)
     axes.axhline(0, color="0.6", lw=0.6, zorder=0)
     axes.set_ylabel("local exponent  β(m) = −d log L / d log m")
-    # The first samples have wide bands; the axis belongs to the slopes themselves.
-    slopes = [f.slopes.slope[_shown(f.slopes.samples)] for f in fits.values() if f is not None]
-    values = np.concatenate(slopes) if slopes else np.zeros(0)
+    # The first samples have wide bands; the axis belongs to all slopes, and to the bands in the window.
+    seen = [np.zeros(0)]
+    for fit in (f for f in fits.values() if f is not None):
+        s, in_window = fit.slopes, fit.slopes.samples >= fit.window[0]
+        seen += [s.slope[_shown(s.samples)], s.low[in_window], s.high[in_window]]
+    values = np.concatenate(seen)
     if len(values):
-        margin = 0.35 * max(float(np.ptp(values)), 0.2)
+        margin = 0.08 * max(float(np.ptp(values)), 0.2)
         axes.set_ylim(float(values.min()) - margin, float(values.max()) + margin)
 
 
