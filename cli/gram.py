@@ -70,7 +70,7 @@ def command(**given: Any) -> None:
     kernreg gram --architecture net.json --data my.npz --memory 4GiB --dry-run
     """
     from kernreg.cli.info import describe
-    from kernreg.cli.output import echo_json
+    from kernreg.cli.output import echo_json, seconds_text
     from kernreg.gram import build
     from kernreg.store import GramStore
 
@@ -82,6 +82,10 @@ def command(**given: Any) -> None:
     facts = _plan(dataset, architecture, path, given)
     if not given["as_json"]:
         _print_plan(facts)
+    click.echo("measuring the speed of the kernel here (compiled at its first use)", err=True)
+    facts["seconds"] = _seconds(dataset, architecture, facts)
+    if not given["as_json"]:
+        click.echo(f"about {seconds_text(facts['seconds'])} from the start")
         if stand_in:
             click.echo("The data are not here yet: the time was measured on random numbers of their shape.")
     if given["dry_run"]:
@@ -141,7 +145,7 @@ def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[
     from dataclasses import asdict
 
     from kernreg.kernels.backends import covers, resolve
-    from kernreg.plan import plan, seconds_per_pair
+    from kernreg.plan import plan
 
     backend, kernel, dtype = resolve(given["backend"]), given["kernel"], given["dtype"]
     covers(backend, architecture, dataset.shape)
@@ -158,12 +162,17 @@ def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[
         "n": dataset.n,
         "t": dataset.t,
         **asdict(cut),
-        "seconds": cut.pairs * seconds_per_pair(dataset.x_train, architecture, kernel, backend, dtype),
     }
 
 
+def _seconds(dataset: Dataset, architecture: Architecture, facts: dict[str, Any]) -> float:
+    from kernreg.plan import seconds_per_pair
+
+    settings = (facts["kernel"], facts["backend"], facts["dtype"])
+    return float(facts["pairs"] * seconds_per_pair(dataset.x_train, architecture, *settings))
+
+
 def _print_plan(facts: dict[str, Any]) -> None:
-    from kernreg.cli.output import seconds_text
     from kernreg.plan import show_bytes
 
     click.echo(facts["architecture_text"])
@@ -173,8 +182,5 @@ def _print_plan(facts: dict[str, Any]) -> None:
         f"{facts['tiles']} tiles of {facts['tile']} rows, {facts['pairs']:,} pairs, {facts['kernel']} in "
         f"{facts['dtype']} by backend {facts['backend']}"
     )
-    click.echo(
-        f"{show_bytes(facts['disk_bytes'])} on disk, about {show_bytes(facts['memory_bytes'])} of memory, "
-        f"about {seconds_text(facts['seconds'])} from the start"
-    )
-    click.echo(facts["path"])
+    memory = show_bytes(facts["memory_bytes"])
+    click.echo(f"{show_bytes(facts['disk_bytes'])} on disk at {facts['path']}, about {memory} of memory")
