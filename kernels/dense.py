@@ -177,17 +177,19 @@ def _start(c, x, Z, near, D, E):
 
 @njit(**SIMD)
 def _dense(c, D, E, T, u, v, u_new, v_new, w, b):
-    one, two, zero = D.dtype.type(1), D.dtype.type(2), D.dtype.type(0)
+    one, two = D.dtype.type(1), D.dtype.type(2)
+    if b == 0:
+        # the angle stays, to the bit: twenty roundings of σw²·uv/u'v' ≈ 1 would show
+        for j in range(D.size):
+            T[j] = u_new * v_new[j] * c[j] + w * T[j]
+        return
     for j in range(D.size):
         old, P = w * u * v[j], u_new * v_new[j]
         gap = w * b * (u - v[j]) * (u - v[j]) / (P + old + b)
-        over_P = one / P
-        if P == zero:
-            gap, over_P = zero, zero
         S = old * c[j] + b
-        c[j] = S * over_P
-        D[j] = (old * D[j] + gap) * over_P
-        E[j] = (old * E[j] + gap + two * b) * over_P
+        c[j] = S * (one / P)
+        D[j] = (old * D[j] + gap) * (one / P)
+        E[j] = (old * E[j] + gap + two * b) * (one / P)
         T[j] = S + w * T[j]
 
 

@@ -107,7 +107,7 @@ SIMD: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy",
 INNER = {**SIMD, "_nrt": False}
 
 
-def relu(S: float, P: float) -> tuple[float, float]:
+def relu(S: Any, P: Any) -> tuple[Any, Any]:
     """ReLU: (2·E[φ(u)φ(v)], 2·E[φ'(u)φ'(v)]); the factors ½ are left to the weight variance of the next layer.
 
     Args:
@@ -117,27 +117,27 @@ def relu(S: float, P: float) -> tuple[float, float]:
     raise NotImplementedError("compiled code only")
 
 
-def relu_nngp(S: float, P: float) -> float:
+def relu_nngp(S: Any, P: Any) -> Any:
     """The first result of `relu` alone."""
     raise NotImplementedError("compiled code only")
 
 
-def erf(S: float, P: float, Qx: float, Qz: float) -> tuple[float, float]:
+def erf(S: Any, P: Any, Qx: Any, Qz: Any) -> tuple[Any, Any]:
     """erf: (E[φ(u)φ(v)], E[φ'(u)φ'(v)])."""
     raise NotImplementedError("compiled code only")
 
 
-def arccos_over_root(D: float) -> float:
+def arccos_over_root(D: Any) -> Any:
     """A(D) = arccos(1 − D)/(π·√D)."""
     raise NotImplementedError("compiled code only")
 
 
-def g_over_root(D: float) -> float:
+def g_over_root(D: Any) -> Any:
     """G(D) = (√(1−c²) − c·arccos c)/(π·D·√D) at c = 1 − D."""
     raise NotImplementedError("compiled code only")
 
 
-def arcsin_over(y: float) -> float:
+def arcsin_over(y: Any) -> Any:
     """B(y) = asin(√y)/√y."""
     raise NotImplementedError("compiled code only")
 
@@ -164,10 +164,10 @@ def _relu(S, P):
 
     def impl(S, P):
         D = (P - abs(S)) / P
-        D = D if D > parallel else zero  # also where P = 0 and D is NaN
+        D = D if parallel < D else zero  # also where P = 0 and D is NaN
         root = np.sqrt(D)
         acute = root * arccos_over_root(D)
-        return max(S, zero) + P * (D * root * g_over_root(D)), (acute if S < zero else one - acute)
+        return max(S, zero) + P * (D * root * g_over_root(D)), (acute if zero > S else one - acute)
 
     return impl
 
@@ -179,7 +179,7 @@ def _relu_nngp(S, P):
 
     def impl(S, P):
         D = (P - abs(S)) / P
-        D = D if D > parallel else zero
+        D = D if parallel < D else zero
         return max(S, zero) + P * (D * np.sqrt(D) * g_over_root(D))
 
     return impl
@@ -202,7 +202,7 @@ def _erf(S, P, Qx, Qz):
         y = half * gap if near else rho * rho
         b = arcsin_over(y)
         arcsin = one - two_over_pi * two * np.sqrt(y) * b if near else two_over_pi * rho * b
-        return (-arcsin if S < zero else arcsin), four_over_pi / np.sqrt(N2)
+        return (-arcsin if zero > S else arcsin), four_over_pi / np.sqrt(N2)
 
     return impl
 

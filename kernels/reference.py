@@ -9,7 +9,7 @@ Arora et al. (2019) for convolutions; conventions of `parameterization='ntk'` (d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -71,7 +71,7 @@ def compute(
     X = _images(x, architecture)
     Z = X if z is None else _images(z, architecture)
     n, m = len(X), len(Z)
-    out = {name: np.empty((n, m)) for name in ("nngp", "ntk") if kernel in (name, "both")}
+    out: dict[str, Array] = {name: np.empty((n, m)) for name in ("nngp", "ntk") if kernel in (name, "both")}
     for rows, cols in _blocks(n, m, X.shape[1] * X.shape[2]):
         if z is None and cols.stop <= rows.start:
             continue
@@ -79,12 +79,11 @@ def compute(
         for name, value in (("nngp", k.xz), ("ntk", k.T)):
             if name in out:
                 out[name][rows, cols] = value[:, :, 0, 0, 0, 0]
-    for name, K in out.items():
-        if z is None:
-            lower = np.tril_indices(n, -1)
+    if z is None:
+        lower = np.tril_indices(n, -1)
+        for K in out.values():
             K[lower] = K.T[lower]
-        out[name] = K.astype(dtype, copy=False)
-    return out
+    return {name: K.astype(dtype, copy=False) for name, K in out.items()}
 
 
 def covers(architecture: Architecture, shape: tuple[int, ...]) -> None:
@@ -103,10 +102,10 @@ def is_spatial(architecture: Architecture) -> bool:
 
 
 def _images(x: NDArray[np.floating], architecture: Architecture) -> Array:
-    x = np.ascontiguousarray(x, dtype=np.float64)
-    if x.ndim == 4 and is_spatial(architecture):
-        return x
-    return x.reshape(len(x), 1, 1, -1)
+    rows = np.ascontiguousarray(x, dtype=np.float64)
+    if rows.ndim == 4 and is_spatial(architecture):
+        return rows
+    return rows.reshape(len(rows), 1, 1, -1)
 
 
 def _blocks(n: int, m: int, pixels: int) -> Iterator[tuple[slice, slice]]:
@@ -135,7 +134,7 @@ def _products(a: Array, b: Array) -> Array:
     S = np.zeros(a.shape[:2] + b.shape[:2])
     for c in range(C):
         S += np.multiply.outer(a[:, :, c], b[:, :, c])
-    return S / C
+    return np.asarray(S / C)
 
 
 def _propagate(k: Covariances, layers: tuple[Layer, ...]) -> Covariances:
@@ -146,8 +145,8 @@ def _propagate(k: Covariances, layers: tuple[Layer, ...]) -> Covariances:
 
 def _apply(k: Covariances, layer: Layer) -> Covariances:
     match layer:
-        case Dense(w, b):
-            return _affine(k, w, b)
+        case Dense():
+            return _affine(k, layer.weight_variance, layer.bias_variance)
         case Conv():
             # LocalConv is one too: independent weights at different places leave only p = p'
             k = _affine(_map(k, lambda S: _box(S, layer)), layer.weight_variance, layer.bias_variance)
@@ -165,8 +164,7 @@ def _apply(k: Covariances, layer: Layer) -> Covariances:
             return Covariances(a.xx + b.xx, a.zz + b.zz, a.xz + b.xz, a.T + b.T)
 
 
-def _map(k: Covariances, f: object) -> Covariances:
-    assert callable(f)
+def _map(k: Covariances, f: Callable[[Array], Array]) -> Covariances:
     return Covariances(f(k.xx), f(k.zz), f(k.xz), f(k.T))
 
 
@@ -190,7 +188,7 @@ def _activate(k: Covariances, activation: Activation) -> Covariances:
 
 def _diagonal(S: Array) -> Array:
     """S[…, h, w, h, w] at p = p': (…, H, W)."""
-    return np.einsum("...hwhw->...hw", S)
+    return np.asarray(np.einsum("...hwhw->...hw", S))
 
 
 def _diagonal_only(S: Array) -> Array:
@@ -204,12 +202,12 @@ def _box(S: Array, layer: Conv) -> Array:
     S, (H, W) = _pad(S, layer.filter, layer.strides, layer.padding)
     kh, kw = layer.filter
     sh, sw = layer.strides
-    total = 0.0
+    total: Array = np.zeros(())
     for dy in range(kh):
         for dx in range(kw):
             rows, cols = slice(dy, dy + sh * (H - 1) + 1, sh), slice(dx, dx + sw * (W - 1) + 1, sw)
             total = total + S[..., rows, cols, rows, cols]
-    return np.asarray(total / (kh * kw))
+    return total / (kh * kw)
 
 
 def _pool(S: Array, layer: AvgPool) -> Array:

@@ -5,8 +5,8 @@ meeting another (docs/kernels.md). VEC and LCN need Δ = 0, GAP the mean over al
 equal, displaced rectangle of z, zero outside. Lanes are innermost: [row][column][lane], one lane per image of the block of z,
 so that every image size fills them and a displacement is an offset.
 
-Layout, for blocks of `lanes` images (a multiple of one cache line: 16 numbers in float32, 8 in float64): pixels (blocks, C, H·W·lanes); variances
-(blocks, Σ_l H_l·W_l·lanes), the layers one after another. The images of x have no lanes: (n, C, H·W), (n, Σ_l H_l·W_l).
+Layout, for blocks of `lanes` images (a multiple of a cache line, 16 float32 or 8 float64): pixels (blocks, C, H·W·lanes);
+variances (blocks, Σ_l H_l·W_l·lanes), the layers one after another. The images of x have no lanes: (n, C, H·W), (n, Σ_l H_l·W_l).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -199,7 +199,7 @@ def plane(x, z, Qx, Qz, geometry, affine, over_C, tangent, dy, dx, lanes, S, T, 
         x: (C, H·W); z: (C, H·W·lanes); Qx, Qz: variances of the pre-activations, one layer after another.
         geometry: (L, 15) int64 (kernels/program.py); affine: (L, 2), σw²/k² (with the ½ of a preceding ReLU) and σb².
         dy, dx: displacement on the grid of the last layer's output; 0 for CIRCULAR planes, whose z is rolled instead.
-        S, T, hS, hT: scratch planes (H, W·lanes); row: (4, W·lanes), of which row[2] is zero and row[3] is `lines`, cut into 64 bytes each.
+        S, T, hS, hT: scratch planes (H, W·lanes); row: (4, W·lanes); row[2] is zero, row[3] is `lines`, cut into 64 bytes.
     """
     g = geometry[0]
     W = g[W_IN]
@@ -319,7 +319,7 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
     """Σ over pixels (and displacements, if pooled) of the last S and T: (n, blocks·lanes) each, in float64.
 
     Args:
-        first, last: which jobs; jobs: (k, 2) int64, pairs (image of X, block of Z). Other entries of the results stay as they are.
+        first, last: which jobs; jobs: (k, 2) int64, pairs (image of X, block of Z). Other entries stay.
         X: (n, C, H·W); Z: (blocks, C, H·W·lanes); QX, QZ: their variances.
         pooled: all displacements (GAP) or 0 alone (VEC).
     """

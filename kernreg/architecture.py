@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -135,7 +135,13 @@ class Architecture:
             KernregError: unknown preset or setting.
         """
         key = {"cnn-vec": "vec", "cnn-gap": "gap"}.get(name.lower(), name.lower())
-        makers = {"fcn": cls.fcn, "lcn": cls.lcn, "vec": cls.vec, "gap": cls.gap, "lcn-gap": cls.lcn_gap}
+        makers: dict[str, Callable[..., Architecture]] = {
+            "fcn": cls.fcn,
+            "lcn": cls.lcn,
+            "vec": cls.vec,
+            "gap": cls.gap,
+            "lcn-gap": cls.lcn_gap,
+        }
         if key not in makers:
             raise KernregError(f"unknown architecture {name!r}; known: {', '.join(PRESETS)}")
         try:

@@ -131,7 +131,9 @@ def layer_from_dict(d: dict[str, Any]) -> Layer:
             case "avg_pool":
                 window = _pair(d["window"])
                 strides = _pair(d.get("strides", window))
-                return AvgPool(window, strides, d.get("padding", "VALID"), bool(d.get("normalize_edges", False)))
+                return AvgPool(
+                    window, strides, d.get("padding", "VALID"), bool(d.get("normalize_edges", False))
+                )
             case "gap":
                 return GlobalAvgPool()
             case "flatten":
