@@ -49,7 +49,7 @@ def main() -> None:
         for case in chosen:
             if not options.ours_only and case.peer not in workers:
                 workers[case.peer] = {dtype: Peer(case.peer, dtype) for dtype in DTYPES}
-                result["peer_versions"] |= workers[case.peer]["float64"].versions
+                result["peer_versions"][case.peer] = workers[case.peer]["float64"].versions
             peers = workers.get(case.peer, {})
             best = {dtype: best_settings(case, peer, options.quick) for dtype, peer in peers.items()}
             for symmetric in (False, True):

@@ -1,4 +1,4 @@
-"""The speed benchmark runs: ours alone on the smallest case, and the conversation with a peer. No timing counts."""
+"""The speed benchmark runs: ours alone on the smallest case, and the conversation with a peer."""
 
 from __future__ import annotations
 

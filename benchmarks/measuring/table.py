@@ -22,13 +22,12 @@ HEAD = (
 def markdown(result: dict[str, Any]) -> str:
     """The table with what a reader must know above and below it."""
     machine, rows = result["machine"], result["rows"]
-    versions = machine["versions"] | result["peer_versions"]
+    environments = {"ours": machine["versions"]} | result["peer_versions"]
     lines = [
         f"{machine['cpu']} (family/model {machine['cpu_family_model']}; {', '.join(machine['simd'])}), "
         f"{machine['cores']} cores; load {machine['load_before']} before the run. "
         f"{machine['date'][:10]}, commit {machine['commit']}. "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + ".",
+        + " ".join(f"{whose}: {_listed(versions)}." for whose, versions in environments.items()),
         "",
         *grid(rows),
     ]
@@ -54,6 +53,10 @@ def settings(rows: list[dict[str, Any]]) -> list[str]:
             words = " ".join(f"{key} {value}" for key, value in values.items())
             found[f"{row['case']} {row['peer']} {dtype} {words}"] = None
     return list(found)
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

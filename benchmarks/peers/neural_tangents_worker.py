@@ -3,7 +3,9 @@
 The argument is the dtype, one for the process: with x64 on, jax would promote float32 work to float64.
 """
 
+import json
 import sys
+from functools import cache
 
 import jax
 
@@ -45,15 +47,19 @@ def network(layers):
     return stax.serial(*made)
 
 
+@cache
+def compiled(description, kernel, symmetric):
+    """One jitted function for a network: the same shapes again cost no compilation."""
+    _, _, kernel_fn = network(json.loads(description))
+    if symmetric:
+        return jax.jit(lambda x: kernel_fn(x, None, kernel))
+    return jax.jit(lambda x, z: kernel_fn(x, z, kernel))
+
+
 def prepare(layers, kernel, x, z, settings):
-    _, _, kernel_fn = network(layers)
-    x = jnp.asarray(x, sys.argv[1])
-    if z is None:
-        compute = jax.jit(lambda x: kernel_fn(x, None, kernel))
-        return lambda: compute(x).block_until_ready()
-    z = jnp.asarray(z, sys.argv[1])
-    compute = jax.jit(lambda x, z: kernel_fn(x, z, kernel))
-    return lambda: compute(x, z).block_until_ready()
+    compute = compiled(json.dumps(layers), kernel, z is None)
+    images = [jnp.asarray(rows, sys.argv[1]) for rows in (x, z) if rows is not None]
+    return lambda: compute(*images).block_until_ready()
 
 
 packages = {"neural-tangents": nt, "jax": jax, "jaxlib": jaxlib, "numpy": np}
