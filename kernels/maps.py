@@ -16,6 +16,8 @@ Numba types a literal as float64, which would halve the lanes of a float32 loop:
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,6 +142,20 @@ def g_over_root(D: Any) -> Any:
 def arcsin_over(y: Any) -> Any:
     """B(y) = asin(√y)/√y."""
     raise NotImplementedError("compiled code only")
+
+
+def _forget_stale_code() -> None:
+    """Delete compiled code older than any source beside it: Numba's cache compares a function with its own file only, and
+    would keep yesterday's polynomials inside today's stencil."""
+    folder = Path(__file__).parent
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in folder.glob("__pycache__/*.nbi"):
+        with contextlib.suppress(OSError):  # a read-only installation, or another process was faster
+            if index.stat().st_mtime < newest:
+                index.unlink()
+
+
+_forget_stale_code()
 
 
 def lanes_of(values: Any) -> int:
