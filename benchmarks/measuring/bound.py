@@ -13,7 +13,9 @@ from functools import cache
 
 import numpy as np
 from measuring.cases import Case
-from numba import njit, prange
+from numba import njit
+
+from kernreg.kernels.threads import in_parallel
 
 SIMD = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "boundscheck": False}
 LANES = 2048  # elements in flight: 8 or 16 KiB, in the first-level cache
@@ -32,25 +34,31 @@ ROOTS = 3  # √(Qx·Qz), |S|/P, √D: square roots and divisions of one update
 DENSE_SLOTS = 45
 
 
-@njit(parallel=True, cache=True, **SIMD)
-def _multiply_adds(parts, rounds, a, b):
-    """32 multiply-adds an element, in a chain; the elements of a row are independent."""
-    for p in prange(len(parts)):
-        row = parts[p]
+@njit(**SIMD)
+def _chain(t, a, b):
+    """16 multiply-adds, each of which waits for the one before."""
+    t = a + b * (a + b * (a + b * (a + b * t)))
+    t = a + b * (a + b * (a + b * (a + b * t)))
+    t = a + b * (a + b * (a + b * (a + b * t)))
+    return a + b * (a + b * (a + b * (a + b * t)))
+
+
+@njit(nogil=True, cache=True, **SIMD)
+def _multiply_adds(first, last, parts, rounds, a, b):
+    """16 multiply-adds an element; four independent chains at a time cover their latency."""
+    for p in range(first, last):
+        n = parts.shape[1] // 4
+        u, v, w, x = parts[p, :n], parts[p, n : 2 * n], parts[p, 2 * n : 3 * n], parts[p, 3 * n :]
         for _ in range(rounds):
-            for m in range(row.size):
-                t = row[m]
-                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
-                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
-                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
-                t = a + t * (b + t * (a + t * (b + t * (a + t * (b + t * (a + t * (b + t * a)))))))
-                row[m] = t
+            for m in range(n):
+                u[m], v[m] = _chain(u[m], a, b), _chain(v[m], a, b)
+                w[m], x[m] = _chain(w[m], a, b), _chain(x[m], a, b)
 
 
-@njit(parallel=True, cache=True, **SIMD)
-def _roots(parts, rounds, a, b):
+@njit(nogil=True, cache=True, **SIMD)
+def _roots(first, last, parts, rounds, a, b):
     """Two square roots and a division an element, as in one update."""
-    for p in prange(len(parts)):
+    for p in range(first, last):
         row = parts[p]
         for _ in range(rounds):
             for m in range(row.size):
@@ -63,14 +71,14 @@ def peaks(dtype: str, threads: int) -> tuple[float, float]:
     """(multiply-adds/s, square roots and divisions/s) of all cores, best of five."""
     real = np.dtype(dtype).type
     rates = []
-    for loop, each in ((_multiply_adds, 32), (_roots, ROOTS)):
+    for loop, each in ((_multiply_adds, 16), (_roots, ROOTS)):
         parts = np.full((threads, LANES), 0.5, dtype)
         arguments = (parts, ROUNDS, real(0.3), real(0.1))
-        loop(*arguments)
+        in_parallel(loop, threads, arguments)
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
-            loop(*arguments)
+            in_parallel(loop, threads, arguments)
             seconds.append(time.perf_counter() - start)
         rates.append(each * parts.size * ROUNDS / min(seconds))
     return rates[0], rates[1]
