@@ -1,7 +1,7 @@
 # make demo     install, then learning curves of four architectures on real images (about two minutes)
 # make check    lint, format, types, import order
 # make test     everything that CI runs: check, then the tests
-# make bench    the benchmarks (see benchmarks/)
+# make bench    all benchmarks, verified and timed; sets up the peers first (4 GB, see benchmarks/README.md)
 # make clean    remove what the above made, the environment included
 #
 # PYTHON=python3.12 make test    names another interpreter (>= 3.11)
