@@ -10,7 +10,7 @@ import click
 from kernreg.cli.arguments import as_json, data_dir
 
 
-@click.group("data")
+@click.group("data", short_help="List, fetch and show data sets.")
 def command() -> None:
     """List, fetch and show data sets."""
 

@@ -9,7 +9,7 @@ import click
 from kernreg.cli.arguments import as_json, threads
 
 
-@click.command("demo")
+@click.command("demo", short_help="Four architectures on real images.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -9,7 +9,7 @@ import click
 from kernreg.cli.arguments import as_json, data_dir
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="What works on this machine, and why not.")
 @data_dir
 @as_json
 @click.pass_context

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kernreg.store import GramStore
 
 
-@click.command("fit")
+@click.command("fit", short_help="Gram matrices → learning curves and exponents.")
 @click.argument("grams", nargs=-1, metavar="[GRAM]...", type=click.Path(path_type=Path))
 @click.option(
     "--exponent/--no-exponent",

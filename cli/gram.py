@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kernreg.data import Dataset
 
 
-@click.command("gram")
+@click.command("gram", short_help="Images → Gram matrix in a store, resumable.")
 @architecture_options
 @click.option(
     "--data", help="Name of a data set, or a .npz, .npy or .h5 file with X and y. [default: cifar10]"

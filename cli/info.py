@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kernreg.store import GramStore
 
 
-@click.command("info")
+@click.command("info", short_help="What a store is made of, and how much is done.")
 @click.argument("gram", type=click.Path(path_type=Path))
 @as_json
 def command(gram: Path, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from kernreg.cli.arguments import as_json, data_dir
 
 
-@click.command("verify")
+@click.command("verify", short_help="Checksums, and entries computed again.")
 @click.argument("gram", type=click.Path(path_type=Path))
 @click.option(
     "--samples",
