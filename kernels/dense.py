@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from kernreg.errors import KernregError
+from kernreg.kernels.geometry import check_range
 from kernreg.kernels.maps import SIMD, arccos_over_root, arcsin_over, g_over_root
 from kernreg.kernels.threads import in_parallel
 from kernreg.layers import Activation, Dense
@@ -75,7 +75,7 @@ def _normalised(
     """x/|x| (rows of zeros stay zero) and |x|/√d."""
     top = np.abs(x).max(axis=1, initial=0.0).astype(np.float64)
     if not homogeneous:
-        check_range(float(top.max(initial=0.0)), real)
+        check_range(x, real, low=False)
     top[top == 0] = 1.0
     scaled = x / top[:, None]
     norm = np.sqrt(np.einsum("nd,nd->n", scaled, scaled, dtype=np.float64))
@@ -92,20 +92,6 @@ def mirror(K: Array) -> None:
         square = K[rows, rows]
         lower = np.tril_indices(len(square), -1)
         square[lower] = square.T[lower]
-
-
-def check_range(top: float, real: np.dtype[Any]) -> None:
-    """Refuse inputs whose fourth powers overflow.
-
-    Raises:
-        KernregError: names the largest magnitude and the remedy.
-    """
-    limit = 1e9 if real.itemsize == 4 else 1e75
-    if top > limit:
-        raise KernregError(
-            f"inputs of magnitude {top:.1e} overflow {real.name} (limit {limit:.0e}): rescale them"
-            + (" or use float64" if real.itemsize == 4 else "")
-        )
 
 
 def _deviations(

@@ -1,9 +1,14 @@
-"""Where a window reads: output size and padding of a windowed layer, the XLA conventions.
+"""What all backends share: where a window reads (the XLA conventions), and which inputs a precision can hold.
 
-One rule for all backends. Output pixel p reads the input pixels s·p + δ − low, δ = 0 … k−1.
+Output pixel p reads the input pixels s·p + δ − low, δ = 0 … k−1.
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kernreg.errors import KernregError
 
@@ -30,3 +35,18 @@ def padding_low(size: int, filter: int, stride: int, padding: str) -> int:
         return 0
     total = max((-(-size // stride) - 1) * stride + filter - size, 0)
     return total // 2
+
+
+def check_range(x: NDArray[np.floating[Any]], real: np.dtype[Any], low: bool) -> None:
+    """Refuse inputs whose fourth powers overflow, or underflow if `low`: variances are multiplied with each other.
+
+    Raises:
+        KernregError: names the largest magnitude and the remedy.
+    """
+    limit = 1e9 if real.itemsize == 4 else 1e75
+    top = float(np.abs(x).max(initial=0.0))
+    if top > limit or (low and 0 < top < 1 / limit):
+        raise KernregError(
+            f"inputs of magnitude {top:.1e} leave the range of {real.name}, 1e±{round(np.log10(limit))} here: rescale them"
+            + (" or use float64" if real.itemsize == 4 else "")
+        )

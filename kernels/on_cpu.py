@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
-from kernreg.errors import KernregError
 from kernreg.kernels import dense, stencil
+from kernreg.kernels.geometry import check_range
 from kernreg.kernels.program import H_OUT, PHI, RELU, START, W_OUT, Program, convolutional
 from kernreg.kernels.threads import in_parallel
 from kernreg.layers import Activation, Dense, Flatten, GlobalAvgPool
@@ -132,21 +132,6 @@ def _scale(x: Array, program: Program, real: np.dtype[Any]) -> NDArray[np.float6
         return np.where(mean > 0, top * np.sqrt(mean), 1.0)
     check_range(x, real, low=not program.affine[:, 1].all())
     return np.ones(len(x))
-
-
-def check_range(x: Array, real: np.dtype[Any], low: bool) -> None:
-    """Refuse inputs whose fourth powers over- or underflow: variances are multiplied with each other.
-
-    Raises:
-        KernregError: names the largest magnitude and the remedy.
-    """
-    limit = 1e9 if real.itemsize == 4 else 1e75
-    top = float(np.abs(x).max(initial=0.0))
-    if top > limit or (low and 0 < top < 1 / limit):
-        raise KernregError(
-            f"inputs of magnitude {top:.1e} leave the range of {real.name} (1e±{round(np.log10(limit))} here): rescale them"
-            + (" or use float64" if real.itemsize == 4 else "")
-        )
 
 
 def _tables(program: Program, real: np.dtype[Any], channels: int) -> tuple[Any, ...]:
