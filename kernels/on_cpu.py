@@ -141,10 +141,10 @@ def _tables(program: Program, real: np.dtype[Any], channels: int) -> tuple[Any, 
 def _sums(
     X: _Images, Z: _Images, program: Program, tangent: bool, symmetric: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Σ of the last S and T over pixels, and over displacements if pooled: (n, m) each."""
+    """Σ of the last S and T over pixels, and over displacements if pooled: (n, m) each; T is empty unless asked for."""
     lanes, blocks = Z.lanes, len(Z.pixels)
     S = np.zeros((X.n, blocks * lanes))
-    T = np.zeros_like(S)
+    T = np.zeros(S.shape if tangent else (0, 0))
     # a block of z stays in the caches while the images of x pass
     b, i = (a.ravel() for a in np.meshgrid(np.arange(blocks), np.arange(X.n), indexing="ij"))
     if symmetric:
@@ -159,8 +159,8 @@ def _sums(
     )
     S, T = S[:, : Z.n], T[:, : Z.n]
     if symmetric:
-        dense.mirror(S)
-        dense.mirror(T)
+        for K in (S, T):
+            dense.mirror(K)
     return S, T
 
 
@@ -173,21 +173,25 @@ def _readout(
     kernel: str,
     real: np.dtype[Any],
 ) -> dict[str, Array]:
-    """From sums over pixels to the kernel: mean, scale, dense layers."""
+    """From sums over pixels to the kernel, in place: mean, scale, dense layers."""
     last = program.geometry[-1]
     P = int(last[H_OUT] * last[W_OUT])
-    S *= program.half / (P * P if program.pooled else P)
-    T *= program.half / (P * P if program.pooled else P)
+    kinds = (S, T) if T.size else (S,)
+    for K in kinds:
+        K *= program.half / (P * P if program.pooled else P)
     if program.local and last[PHI] == RELU:
         # between different pixels S is 0 before the ReLU and √(Qx[p]·Qz[p'])/2π after it (docs/kernels.md)
         u, v = (np.sqrt(_last_variances(I, program)) for I in (X, Z))
         S += (np.outer(u.sum(axis=1), v.sum(axis=1)) - u @ v.T) / (2 * np.pi * P * P)
-    scale = X.scale[:, None] * Z.scale
-    S *= scale
-    T *= scale
+    for K in kinds:
+        K *= X.scale[:, None]
+        K *= Z.scale
     for layer in program.readout:
-        S = layer.weight_variance * S + layer.bias_variance
-        T = S + layer.weight_variance * T
+        S *= layer.weight_variance
+        S += layer.bias_variance
+        if T.size:
+            T *= layer.weight_variance
+            T += S
     return {name: K.astype(real) for name, K in (("nngp", S), ("ntk", T)) if kernel in (name, "both")}
 
 

@@ -171,7 +171,9 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
                     add_up(T, h, w * lanes, lanes, sum_T)
         for m in range(lanes):
             out_S[i, block * lanes + m] = sum_S[m]
-            out_T[i, block * lanes + m] = sum_T[m]
+        if tangent:
+            for m in range(lanes):
+                out_T[i, block * lanes + m] = sum_T[m]
 
 
 @njit(nogil=True, cache=True, **SIMD)

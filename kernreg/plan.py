@@ -103,11 +103,12 @@ def plan(
 def memory_bytes(
     tile: int, x_bytes: int, shape: tuple[int, ...], architecture: Architecture, kernel: str, dtype: str
 ) -> int:
-    """Estimated peak: the process, all rows, a tile's rows as the kernel wants them, values, temporaries."""
+    """Estimated peak: the process, all rows, a tile's rows as the kernel wants them, its values, float64 sums."""
     item = _item(dtype)
     pixels = math.prod(shape[:2]) if len(shape) == 3 else 1
     row = math.prod(shape) + architecture.depth * pixels  # a variance per layer and pixel goes with every row
-    return PROCESS_BYTES + x_bytes + item * (4 * tile * row + tile**2 * (len(kernels_of(kernel)) + 3))
+    values = tile**2 * (item * (len(kernels_of(kernel)) + 1) + 16)
+    return PROCESS_BYTES + x_bytes + item * 4 * tile * row + values
 
 
 def disk_bytes(values: int, tiles: int, kernel: str, dtype: str) -> int:
