@@ -92,7 +92,7 @@ def _hdf5() -> str:
 
 
 def _libraries() -> str:
-    names = ("scipy", "scikit-learn", "matplotlib", "pooch", "click", "tqdm", "filelock", "xxhash")
+    names = ("scipy", "scikit-learn", "matplotlib", "pooch", "click", "tqdm", "xxhash")
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
