@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from kernreg.kernels.geometry import check_range
 from kernreg.kernels.maps import SIMD, arccos_over_root, arcsin_over, g_over_root
-from kernreg.kernels.threads import in_parallel
+from kernreg.kernels.threads import in_parallel, one_blas_thread
 from kernreg.layers import Activation, Dense
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
-ROWS, COLS = 1024, 2048  # of a block of the product: 8 MiB in float32, in the outer cache
+ROWS, COLS = 256, 2048  # of a block of the product: 2 MiB in float32, in the caches of a core
 DENSE, RELU, ERF = 0, 1, 2
 
 
@@ -41,14 +41,22 @@ def compute(
     out = {name: np.empty((n, m), real) for name in ("nngp", "ntk") if kernel in (name, "both")}
     nowhere = np.empty((0, 0), real)
     near = real.type(1e-2 if real.itemsize == 4 else 1e-4)
-    for i in range(0, n, ROWS):
-        rows = slice(i, min(i + ROWS, n))
-        for j in range(i // COLS * COLS if z is None else 0, m, COLS):
-            cols = slice(j, min(j + COLS, m))
-            c = X[rows] @ Z[cols].T
+    blocks = [(i, j) for i in range(0, n, ROWS) for j in range(i if z is None else 0, m, COLS)]
+
+    def compute_blocks(first: int, last: int) -> None:
+        products = np.empty(ROWS * COLS, real)
+        for i, j in blocks[first:last]:
+            rows, cols = slice(i, min(i + ROWS, n)), slice(j, min(j + COLS, m))
+            shape = (rows.stop - i, cols.stop - j)
+            product = products[: shape[0] * shape[1]].reshape(shape)
+            np.matmul(X[rows], Z[cols].T, out=product)
             S, T = (out[k][rows, cols] if k in out else nowhere for k in ("nngp", "ntk"))
-            block = (c, X[rows], Z[cols], U[rows], np.ascontiguousarray(V[cols].T), steps, near, S, T)
-            in_parallel(_epilogue, len(c), block)
+            v = np.ascontiguousarray(V[cols].T)
+            _epilogue(product, X[rows], Z[cols], U[rows], v, steps, near, S, T)
+
+    # a core works on blocks of its own: BLAS threads that wait for the next product would take cores from the epilogue
+    with one_blas_thread():
+        in_parallel(compute_blocks, len(blocks), ())
     for K in out.values():
         if homogeneous:
             K *= u[:, None].astype(real)
@@ -76,16 +84,32 @@ def _normalised(
     if not homogeneous:
         check_range(x, real, low=False)
     X, size = np.empty(x.shape, real), np.empty(len(x))
-    for i in range(0, len(x), ROWS // 4):  # small float64 temporaries, whose pages stay
-        rows = x[i : i + ROWS // 4].astype(np.float64)
-        top = np.abs(rows).max(axis=1, initial=0.0)
-        top[top == 0] = 1.0
-        rows /= top[:, None]
-        norm = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-        size[i : i + len(rows)] = top * norm
-        norm[norm == 0] = 1.0
-        X[i : i + len(rows)] = rows / norm[:, None]
+    rows = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    in_parallel(_normalise, len(x), (rows, X, size))
     return X, size / np.sqrt(x.shape[1])
+
+
+@njit(nogil=True, cache=True, **SIMD)
+def _normalise(first, last, x, X, size):
+    """X = x/|x| and size = |x| of rows first … last − 1, in float64.
+
+    Each row is divided by its largest entry first, so that no square leaves the range.
+    """
+    for i in range(first, last):
+        row = x[i]
+        top = 0.0
+        for k in range(row.size):
+            top = max(top, abs(np.float64(row[k])))
+        if top == 0.0:
+            X[i], size[i] = 0, 0
+            continue
+        total = 0.0
+        for k in range(row.size):
+            total += (np.float64(row[k]) / top) ** 2
+        norm = np.sqrt(total)
+        size[i] = top * norm
+        for k in range(row.size):
+            X[i, k] = np.float64(row[k]) / top / norm
 
 
 def mirror(K: Array) -> None:
@@ -117,14 +141,14 @@ def _deviations(
 
 
 @njit(nogil=True, cache=True, **SIMD)
-def _epilogue(first, last, product, X, Z, U, V, steps, near, S_out, T_out):
-    """All layers on rows first … last − 1 of a block X·Zᵀ of unit vectors; results into S_out, T_out unless these are empty.
+def _epilogue(product, X, Z, U, V, steps, near, S_out, T_out):
+    """All layers on a block X·Zᵀ of unit vectors; results into S_out, T_out unless these are empty.
 
     U: (r, layers + 1), √Q of the rows; V: (layers + 1, m), of the columns.
     """
-    m = product.shape[1]
+    n, m = product.shape
     D, E, T = np.empty(m, product.dtype), np.empty(m, product.dtype), np.empty(m, product.dtype)
-    for i in range(first, last):
+    for i in range(n):
         c = product[i]
         T[:] = 0
         _start(c, X[i], Z, near, D, E)

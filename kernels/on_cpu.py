@@ -49,7 +49,11 @@ def compute(
     X = _prepare(x, program, real)
     Z = X if z is None else _prepare(z, program, real)
     S, T = _sums(X, Z, program, kernel != "nngp", symmetric=z is None)
-    return _readout(S, T, X, Z, program, kernel, real)
+    out = _readout(S, T, X, Z, program, kernel, real)
+    if z is None:
+        for K in out.values():
+            dense.mirror(K)
+    return out
 
 
 def _dense_layers(architecture: Architecture) -> tuple[Dense | Activation, ...] | None:
@@ -141,7 +145,10 @@ def _tables(program: Program, real: np.dtype[Any], channels: int) -> tuple[Any, 
 def _sums(
     X: _Images, Z: _Images, program: Program, tangent: bool, symmetric: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Σ of the last S and T over pixels, and over displacements if pooled: (n, m) each; T is empty unless asked for."""
+    """Σ of the last S and T over pixels, and over displacements if pooled: (n, m) each; T is empty unless asked for.
+
+    Symmetric: only blocks that reach the upper triangle are computed, the others stay 0.
+    """
     lanes, blocks = Z.lanes, len(Z.pixels)
     S = np.zeros((X.n, blocks * lanes))
     T = np.zeros(S.shape if tangent else (0, 0))
@@ -157,11 +164,7 @@ def _sums(
     in_parallel(
         stencil.pairs, len(jobs), (jobs, pixels, Z.pixels, Q, Z.Q, *tables, tangent, pooled, lanes, S, T)
     )
-    S, T = S[:, : Z.n], T[:, : Z.n]
-    if symmetric:
-        for K in (S, T):
-            dense.mirror(K)
-    return S, T
+    return S[:, : Z.n], T[:, : Z.n]
 
 
 def _readout(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
+
+from threadpoolctl import ThreadpoolController
 
 CHUNKS = 8  # tasks a thread: small enough to even out, large enough to cost nothing
 
@@ -29,3 +33,13 @@ def in_parallel(loop: Callable[..., None], n: int, arguments: tuple[Any, ...]) -
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(loop, i, min(i + step, n), *arguments) for i in range(0, n, step)]:
             done.result()
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Within it a BLAS call stays on the thread that makes it."""
+    return _libraries().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all loaded libraries: once
