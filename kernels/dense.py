@@ -23,6 +23,7 @@ from kernreg.layers import Activation, Dense
 Array: TypeAlias = NDArray[np.floating[Any]]
 
 ROWS, COLS = 256, 2048  # of a block of the product: 2 MiB in float32, in the caches of a core
+SQUARE = 64  # of a transposed copy: both squares in the first-level cache
 DENSE, RELU, ERF = 0, 1, 2
 
 
@@ -113,14 +114,20 @@ def _normalise(first, last, x, X, size):
 
 
 def mirror(K: Array) -> None:
-    """Copy the upper triangle of a square matrix to the lower one, in blocks that stay in the caches."""
+    """Copy the upper triangle of a square matrix to the lower one."""
+    in_parallel(_mirror, -(-len(K) // SQUARE), (K,))
+
+
+@njit(nogil=True, cache=True)
+def _mirror(first, last, K):
+    """Below the diagonal of squares first … last − 1 of the diagonal, down to the last row; cache lines are written whole."""
     n = len(K)
-    for i in range(0, n, ROWS):
-        rows = slice(i, min(i + ROWS, n))
-        K[rows, : rows.start] = K[: rows.start, rows].T
-        square = K[rows, rows]
-        lower = np.tril_indices(len(square), -1)
-        square[lower] = square.T[lower]
+    for a in range(first * SQUARE, last * SQUARE, SQUARE):
+        stop = min(a + SQUARE, n)
+        for b in range(a, n, SQUARE):
+            for i in range(b, min(b + SQUARE, n)):
+                for j in range(a, min(stop, i)):
+                    K[i, j] = K[j, i]
 
 
 def _deviations(
