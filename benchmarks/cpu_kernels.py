@@ -4,6 +4,7 @@
     python benchmarks/cpu_kernels.py           all cases → benchmarks/results/cpu_kernels.{json,md}
     python benchmarks/cpu_kernels.py --quick   a smoke run of all cases; prints, and writes to --out only
     python benchmarks/cpu_kernels.py --ours-only --case gap-8x8x1-ntk
+    python benchmarks/cpu_kernels.py --case fcn-3072-ntk --out benchmarks/results     that case again, the others stay
 
 The unit is the update, one (pair, shift, pixel, layer). benchmarks/README.md says what is compared, and how.
 """
@@ -53,7 +54,9 @@ def main() -> None:
             peers = workers.get(case.peer, {})
             best = {dtype: best_settings(case, peer, options.quick) for dtype, peer in peers.items()}
             for symmetric in (False, True):
-                rows = compare(case, symmetric, peers, best, 1 if options.quick else options.repeats)
+                run = {key: result["machine"][key] for key in ("date", "commit", "cpu", "load_before")}
+                repeats = 1 if options.quick else options.repeats
+                rows = [{**row, "run": run} for row in compare(case, symmetric, peers, best, repeats)]
                 result["rows"] += rows
                 print("\n".join(grid(rows)[2:]), flush=True)
     except (PeerError, RedCheckError) as error:
@@ -62,9 +65,11 @@ def main() -> None:
         for peer in (peer for pair in workers.values() for peer in pair.values()):
             peer.close()
     result["machine"]["load_after"] = round(os.getloadavg()[0], 2)
-    print("\n" + markdown(result))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
+        keep_other_cases(result, options.out / "cpu_kernels.json", [case.name for case in known])
+    print("\n" + markdown(result))
+    if options.out:
         (options.out / "cpu_kernels.json").write_text(json.dumps(result, indent=1) + "\n")
         (options.out / "cpu_kernels.md").write_text(markdown(result))
 
@@ -80,6 +85,16 @@ def parse() -> argparse.Namespace:
     if options.out is None and not (options.quick or options.ours_only or options.case):
         options.out = RESULTS
     return options
+
+
+def keep_other_cases(result: dict[str, Any], file: Path, order: list[str]) -> None:
+    """Take rows of cases that were not run now from an earlier result; each row names its own run."""
+    if not file.exists():
+        return
+    earlier, now = json.loads(file.read_text()), {row["case"] for row in result["rows"]}
+    result["rows"] += [row for row in earlier["rows"] if row["case"] not in now]
+    result["rows"].sort(key=lambda row: order.index(row["case"]))  # stable: the order within a case stays
+    result["peer_versions"] = earlier["peer_versions"] | result["peer_versions"]
 
 
 def compare(

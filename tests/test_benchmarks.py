@@ -37,6 +37,12 @@ def test_ours_only_writes_verified_rows_and_a_table(tmp_path: Path) -> None:
     table = (tmp_path / "cpu_kernels.md").read_text()
     assert table.count("gap-8x8x1-ntk") == len(rows)
 
+    again = driver("--quick", "--ours-only", "--case", "fcn-3072-ntk", "--out", tmp_path)
+    assert again.returncode == 0, again.stderr
+    both = json.loads((tmp_path / "cpu_kernels.json").read_text())["rows"]
+    assert both[: len(rows)] == rows, "the rows of a case that was not run again stay as they were"
+    assert {row["case"] for row in both[len(rows) :]} == {"fcn-3072-ntk"}
+
 
 def test_unknown_case_is_refused_with_the_known_ones() -> None:
     done = driver("--ours-only", "--case", "gap-9x9")

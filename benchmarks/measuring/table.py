@@ -25,8 +25,8 @@ def markdown(result: dict[str, Any]) -> str:
     environments = {"ours": machine["versions"]} | result["peer_versions"]
     lines = [
         f"{machine['cpu']} (family/model {machine['cpu_family_model']}; {', '.join(machine['simd'])}), "
-        f"{machine['cores']} cores; load {machine['load_before']} before the run. "
-        f"{machine['date'][:10]}, commit {machine['commit']}. "
+        f"{machine['cores']} cores. "
+        + runs(rows)
         + " ".join(f"{whose}: {_listed(versions)}." for whose, versions in environments.items()),
         "",
         *grid(rows),
@@ -43,6 +43,18 @@ def grid(rows: list[dict[str, Any]]) -> list[str]:
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells]
     lines = ["| " + " | ".join(line) + " |" for line in padded]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def runs(rows: list[dict[str, Any]]) -> str:
+    """When each case was measured; a case is always measured in one run, ours and the peer in turns."""
+    cases: dict[tuple[Any, ...], dict[str, None]] = {}
+    for row in rows:
+        run = row["run"]
+        cases.setdefault((run["date"][:16], run["commit"], run["load_before"]), {})[row["case"]] = None
+    return "".join(
+        f"{', '.join(names) if len(cases) > 1 else 'All cases'}: {date}, commit {commit}, load {load} before. "
+        for (date, commit, load), names in cases.items()
+    )
 
 
 def settings(rows: list[dict[str, Any]]) -> list[str]:
