@@ -148,7 +148,7 @@ def of_spheres(
     )
     # Functions of the stored x, whatever its dtype.
     y_train, y_test = (
-        np.stack([target.values(x.reshape(len(x), -1)) for target in targets], axis=1)
+        np.stack([target.values(x.reshape(len(x), int(np.prod(shape)))) for target in targets], axis=1)
         for x in (x_train, x_test)
     )
     provenance = {
