@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 )
 @as_json
 @click.pass_context
-def command(ctx: click.Context, out: Path | None, as_json: bool, **given: Any) -> None:
+def command(ctx: click.Context, /, out: Path | None, as_json: bool, **given: Any) -> None:
     """Apply each transform to random images, measure by how much each kernel changes, in float64, and lay it beside
     what the layers imply.
 

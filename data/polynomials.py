@@ -114,7 +114,7 @@ def gram(targets: Sequence[Target], p: int) -> NDArray[np.float64]:
 def _of_one_patch(exponents: list[int], p: int) -> float:
     total = sum(exponents)
     odd_factorials = prod(prod(range(1, a, 2)) for a in exponents)
-    return p ** (total // 2) * odd_factorials / prod(p + 2 * i for i in range(total // 2))
+    return float(p ** (total // 2) * odd_factorials / prod(p + 2 * i for i in range(total // 2)))
 
 
 def _odd(monomial: Monomial) -> tuple[int, ...]:

@@ -56,10 +56,13 @@ def product(a: Array, b: Array) -> Array:
     return multiply(slices(a, -1), slices(b, -2))
 
 
-def slices(a: Array, axis: int) -> list[Array]:
-    """Matrices that add up to `a`, largest first, each of few enough bits along `axis`, the one to be summed over."""
-    bits, most = _bits(a.shape[axis])
-    parts = []
+def slices(a: Array, axis: int, digits: int = MANTISSA) -> list[Array]:
+    """Matrices that add up to `a`, largest first, each of few enough bits along `axis`, the one to be summed over.
+
+    digits: bits that are wanted, counted from the largest number along the axis.
+    """
+    bits, most = _bits(a.shape[axis], digits)
+    parts: list[Array] = []
     while len(parts) < most:
         _, exponent = np.frexp(np.abs(a).max(axis=axis, keepdims=True))
         unit = np.ldexp(1.0, np.maximum(exponent - bits, -1074))
@@ -70,9 +73,9 @@ def slices(a: Array, axis: int) -> list[Array]:
     return parts
 
 
-def multiply(a: list[Array], b: list[Array]) -> Array:
-    """The product of two matrices given by their `slices`."""
-    _, most = _bits(a[0].shape[-1])
+def multiply(a: list[Array], b: list[Array], digits: int = MANTISSA) -> Array:
+    """The product of two matrices given by their `slices`, to so many bits."""
+    _, most = _bits(a[0].shape[-1], digits)
     total = np.zeros((*a[0].shape[:-1], b[0].shape[-1]))
     pairs = [(i, j) for i in range(len(a)) for j in range(len(b)) if i + j < most]
     for i, j in sorted(pairs, key=lambda pair: (-sum(pair), pair)):  # the small ones first
@@ -80,10 +83,10 @@ def multiply(a: list[Array], b: list[Array]) -> Array:
     return total
 
 
-def _bits(k: int) -> tuple[int, int]:
-    """Bits of a slice so that k products of two fit a mantissa, and the slices that a whole mantissa needs."""
+def _bits(k: int, digits: int) -> tuple[int, int]:
+    """Bits of a slice so that k products of two fit a mantissa, and the slices that `digits` bits need."""
     bits = (MANTISSA - k.bit_length()) // 2
-    return bits, -(-(MANTISSA + 1) // bits)
+    return bits, -(-(digits + 1) // bits)
 
 
 def _triangle(G: Array, τ: Array) -> Array:

@@ -177,7 +177,7 @@ def _activate(k: Covariances, fn: str) -> Covariances:
 
 
 def _flatten(S: Residues) -> Residues:
-    return np.einsum("hwhw->hw", S).sum(keepdims=True)[..., None, None]
+    return np.asarray(np.einsum("hwhw->hw", S).sum(keepdims=True)[..., None, None])
 
 
 def _diagonal_only(S: Residues) -> Residues:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernreg.errors import KernregError
-from kernreg.haar import haar, multiply, slices
+from kernreg.haar import MANTISSA, haar, multiply, slices
 
 Array: TypeAlias = NDArray[Any]
 Window: TypeAlias = int | tuple[int, int]
@@ -49,6 +49,7 @@ UNDRAWN = ("none", "mirror", "transpose")  # one element, whatever the seed
 OF_IMAGES = ("pixel-rotations", "channel-rotation", "transpose")
 STREAM = 16  # the streams of the data sets are below
 VALUES_AT_ONCE = 2**21  # float64 numbers of one block of rows
+SINGLE = 36  # bits of a product that is to be rounded to the 24 of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ class Transform:
     def apply(self, x: Array) -> Array:
         """The rows x (n, …) of any floating dtype, transformed: same shape and dtype, C-contiguous.
 
-        Rotations are computed in float64, a block of rows at a time.
+        Rotations are computed in float64, a block of rows at a time; for float32 to 36 bits of the largest numbers.
 
         Raises:
             KernregError: rows of another shape, or not floating-point.
@@ -122,7 +123,7 @@ class Transform:
         at_once = max(1, VALUES_AT_ONCE // (H * W * C))
         for start in range(0, len(x), at_once):
             rows = slice(start, start + at_once)
-            out[rows] = self._rotated(x[rows].astype(np.float64))
+            out[rows] = self._rotated(x[rows].astype(np.float64), SINGLE if x.itemsize <= 4 else MANTISSA)
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,12 +131,12 @@ class Transform:
         patch = None if self.patch is None else list(self.patch)
         return {"name": self.name, "seed": self.seed, "patch": patch, "hash": self.hash}
 
-    def _rotated(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _rotated(self, x: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
         assert self.matrices is not None
         (H, W, C), (h, w), n = self.grid, self.block, len(x)
         tiles = x.reshape(n, H // h, h, W // w, w, C).transpose(1, 3, 0, 2, 4, 5)
         rows = tiles.reshape(len(self.matrices), -1, h * w * C)
-        turned = multiply(slices(rows, -1), self._slices).reshape(tiles.shape)
+        turned = multiply(slices(rows, -1, digits), self._slices, digits).reshape(tiles.shape)
         return turned.transpose(2, 0, 3, 1, 4, 5).reshape(n, *self.shape)
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def heat_map(cells: Sequence[Cell], path: Path, title: str = "") -> tuple[Path, 
     return png, svg
 
 
-def _panel(axes: Axes, cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str]) -> object:
+def _panel(axes: Axes, cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str]) -> Any:
     from matplotlib.patches import Rectangle
 
     values = np.full((len(rows), len(columns)), np.nan)
