@@ -14,6 +14,7 @@ import click
 from kernreg.architecture import PRESETS, Architecture
 from kernreg.errors import KernregError
 from kernreg.layers import PADDINGS
+from kernreg.symmetry import NAMES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,6 +46,14 @@ def window_size(text: str) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2) or match.group(1))
 
 
+def image_size(text: str) -> tuple[int, int, int]:
+    """32x32x3 (height × width × channels), as (32, 32, 3)."""
+    match = re.fullmatch(r"([1-9][0-9]*)[x×]([1-9][0-9]*)[x×]([1-9][0-9]*)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not the size of an image; write it like 32x32x3")
+    return int(match.group(1)), int(match.group(2)), int(match.group(3))
+
+
 def sample_window(text: str) -> tuple[float, float]:
     """LO:HI, numbers of samples; a side left empty is 1 or infinity."""
     match = re.fullmatch(r"([0-9]*):([0-9]*)", text)
@@ -54,6 +63,17 @@ def sample_window(text: str) -> tuple[float, float]:
     if not low < high:
         raise click.BadParameter(f"the window {text} is empty")
     return low, high
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, a number, JSON or plain text, as (KEY, VALUE)."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier() and value):
+        raise click.BadParameter(f"{text!r} is not a setting; write it like dimension=64")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def ridge(text: str) -> float | str:
@@ -94,6 +114,24 @@ threads = click.option(
     is_eager=True,
     expose_value=False,
     help="Cores to use. [default: all]",
+)
+
+transform_options = options(
+    click.option(
+        "--transform",
+        type=click.Choice(NAMES),
+        default="none",
+        show_default=True,
+        help="Change of coordinates of all rows, train and test alike.",
+    ),
+    click.option(
+        "--transform-seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Draws the transform.",
+    ),
+    click.option("--patch", type=window_size, metavar="K|HxW", help="Patch of --transform patch-rotation."),
 )
 
 # Names of the settings are those of `Architecture.preset`; an option not given is left to its defaults.

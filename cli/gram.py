@@ -16,7 +16,9 @@ from kernreg.cli.arguments import (
     as_json,
     byte_size,
     data_dir,
+    setting,
     threads,
+    transform_options,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +38,15 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order.")
 @click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]")
+@click.option(
+    "--setting",
+    "settings",
+    type=setting,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of a generated data set, like dimension=64; may be repeated.",
+)
+@transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
 @click.option("--backend", default="auto", show_default=True, help="auto, cpu or reference.")
 @click.option(
@@ -67,6 +78,7 @@ def command(**given: Any) -> None:
     \b
     kernreg gram --arch lcn --n 50000                     the NTK of CIFAR-10
     kernreg gram --arch gap --data digits --kernel both
+    kernreg gram --arch vec --data digits --transform rotation --transform-seed 0
     kernreg gram --architecture net.json --data my.npz --memory 4GiB --dry-run
     """
     from kernreg.cli.info import describe
@@ -110,7 +122,9 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, backen
 
     settings = [identity(dataset.provenance), architecture.digest, kernel, resolve(backend), dtype]
     text = json.dumps(settings, sort_keys=True)
-    parts = (Path(dataset.name).stem, architecture.name or "network", kernel)
+    transform = dataset.provenance.get("transform")
+    data = (Path(dataset.name).stem, *([transform["name"]] if transform else []))
+    parts = (*data, architecture.name or "network", kernel)
     return "-".join((*parts, hashlib.sha256(text.encode()).hexdigest()[:8])) + ".gram"
 
 
@@ -121,6 +135,10 @@ def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:
 
     name, data_dir, dry_run = given["data"], given["data_dir"], given["dry_run"]
     wanted = {key: given[key] for key in ("n", "test", "seed", "normalise")}
+    moved = {key: given[key] for key in ("transform", "transform_seed", "patch")}
+    settings = dict(given["settings"])
+    if twice := settings.keys() & {*wanted, *moved, "data_dir", "name"}:
+        raise click.UsageError(f"{min(twice)} has an option of its own; it is no --setting")
     if name is None:
         name = "cifar10"
         entry = describe(name, data_dir)
@@ -129,7 +147,7 @@ def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:
         if not entry["present"]:
             click.echo(f"CIFAR-10 is not here yet: fetching it (170 MB) into {entry['data_dir']}", err=True)
             fetch(name, data_dir, progress=True)
-    return load(name, data_dir=data_dir, **wanted), False
+    return load(name, data_dir=data_dir, **wanted, **moved, **settings), False
 
 
 def _stand_in(entry: dict[str, Any], wanted: dict[str, Any]) -> Dataset:
@@ -173,11 +191,14 @@ def _seconds(dataset: Dataset, architecture: Architecture, facts: dict[str, Any]
 
 
 def _print_plan(facts: dict[str, Any]) -> None:
+    from kernreg.cli.output import transform_text
     from kernreg.plan import show_bytes
 
     click.echo(facts["architecture_text"])
     shape = "×".join(map(str, facts["data"]["shape"])) if "shape" in facts["data"] else "?"
     click.echo(f"{facts['data']['name']}: {facts['n']} train and {facts['t']} test rows of shape {shape}")
+    if "transform" in facts["data"]:
+        click.echo(f"transform: {transform_text(facts['data']['transform'])}")
     click.echo(
         f"{facts['tiles']} tiles of {facts['tile']} rows, {facts['pairs']:,} pairs, {facts['kernel']} in "
         f"{facts['dtype']} by backend {facts['backend']}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @as_json
 def command(gram: Path, as_json: bool) -> None:
     """Say what the store GRAM is made of: settings, data, tiles done, bytes, versions."""
-    from kernreg.cli.output import echo_json
+    from kernreg.cli.output import echo_json, transform_text
     from kernreg.plan import show_bytes
     from kernreg.store import GramStore
 
@@ -33,6 +33,7 @@ def command(gram: Path, as_json: bool) -> None:
         "architecture": f"{facts['architecture_text']}  [{facts['architecture_digest']}]",
         "kernels": f"{', '.join(facts['kernels'])} in {facts['dtype']} by backend {facts['backend']}",
         "data": f"{data.get('name', 'arrays')}, rows of shape {'×'.join(map(str, facts['input_shape']))}",
+        **({"transform": transform_text(data["transform"])} if "transform" in data else {}),
         "rows": f"{facts['n']} train, {facts['t']} test",
         "tiles": f"{facts['tiles_done']} of {facts['tiles']} done; {state}",
         "size": f"{show_bytes(facts['bytes'])} on disk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -47,3 +47,10 @@ def seconds_text(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // smaller} {lesser}"
     return f"{whole} s"
+
+
+def transform_text(made: Mapping[str, Any]) -> str:
+    """The transform of a provenance as one would say it: rotation, seed 0; patch-rotation of 4×4 pixels, seed 1."""
+    patch = " of {}×{} pixels".format(*made["patch"]) if made["patch"] else ""
+    seed = "" if made["seed"] is None else f", seed {made['seed']}"
+    return f"{made['name']}{patch}{seed}"

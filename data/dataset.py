@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernreg.errors import KernregError
+from kernreg.symmetry import Window, transform
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Integers: TypeAlias = NDArray[np.int64]
@@ -121,6 +122,27 @@ class Dataset:
             rows_train=self.rows_train[:n],
             rows_test=self.rows_test[:test],
             provenance={**self.provenance, "n": n, "test": test},
+        )
+
+    def transformed(self, name: str, seed: int = 0, patch: Window | None = None) -> Dataset:
+        """The same rows in other coordinates, train and test alike, see `kernreg.symmetry.transform`.
+
+        The provenance gets the name, seed, patch and hash of the transform as "transform".
+
+        Raises:
+            KernregError: as `transform`; or the rows are transformed already.
+        """
+        τ = transform(name, seed, self.shape, patch)
+        if name == "none":
+            return self
+        if "transform" in self.provenance:
+            done = self.provenance["transform"]["name"]
+            raise KernregError(f"{self.name}: these rows have had a {done}; transform the original ones")
+        return replace(
+            self,
+            x_train=τ.apply(self.x_train),
+            x_test=τ.apply(self.x_test),
+            provenance={**self.provenance, "transform": τ.to_dict()},
         )
 
 

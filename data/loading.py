@@ -12,6 +12,7 @@ from kernreg.data.files import SUFFIXES, default_normalise, read_file
 from kernreg.data.registry import Entry, find, folder_of, function
 from kernreg.data.source import take
 from kernreg.errors import KernregError
+from kernreg.symmetry import Window
 
 
 def load(
@@ -23,6 +24,9 @@ def load(
     seed: int = 0,
     balanced: bool = True,
     dtype: str = "float32",
+    transform: str = "none",
+    transform_seed: int = 0,
+    patch: Window | None = None,
     **settings: Any,
 ) -> Dataset:
     """n train and `test` test rows of a data set of the registry or of a .npz, .npy, .h5 or .hdf5 file.
@@ -34,10 +38,28 @@ def load(
     seed       of the row order, or of the generator
     balanced   every prefix in the class mix of the whole (`kernreg.data.subsample`), else a plain shuffle
     dtype      "float32" or "float64" of x
+    transform  of all rows, train and test alike, by name (`kernreg.symmetry`), drawn from transform_seed; patch is
+               the size of the patches of "patch-rotation"
     settings   of the generated data sets alone, passed on to them
 
-    Raises KernregError: unknown name or setting, missing or damaged files, n or test beyond the data.
+    Raises KernregError: unknown name or setting, missing or damaged files, n or test beyond the data, a transform
+    that rows of this shape do not have.
     """
+    rows = _load(name, n, test, data_dir, normalise, seed, balanced, dtype, settings)
+    return rows.transformed(transform, transform_seed, patch)
+
+
+def _load(
+    name: str | Path,
+    n: int | None,
+    test: int | None,
+    data_dir: str | Path | None,
+    normalise: str | None,
+    seed: int,
+    balanced: bool,
+    dtype: str,
+    settings: dict[str, Any],
+) -> Dataset:
     entry = find(name)
     if entry is not None and entry.kind == "generated":
         return _generate(entry, n, test, normalise, seed, balanced, dtype, settings)
@@ -63,7 +85,7 @@ def reload(provenance: Mapping[str, Any], data_dir: str | Path | None = None) ->
     if lacking:
         raise KernregError(f"this provenance cannot be loaded again: it lacks {', '.join(lacking)}")
     name = str(provenance["name"])
-    wanted = {key: provenance[key] for key in _parameters(name) if key in provenance}
+    wanted = {key: provenance[key] for key in _parameters(name) if key in provenance} | _transform(provenance)
     if Path(name).suffix in SUFFIXES:
         places = [Path(str(provenance.get("path")))]
         if data_dir is not None:
@@ -81,6 +103,11 @@ def reload(provenance: Mapping[str, Any], data_dir: str | Path | None = None) ->
         files = sorted(file for file in old.keys() | new.keys() if old.get(file) != new.get(file))
         raise KernregError(
             f"{dataset.name}: the content of {', '.join(files)} is not what it was; bring back the old files"
+        )
+    if "transform" in different:
+        raise KernregError(
+            f"{dataset.name}: the {wanted['transform']} of seed {wanted['transform_seed']} is another one here than "
+            "when the store was made; use the version of kernreg that made it"
         )
     if different:
         raise KernregError(f"{dataset.name} loads differently now: {', '.join(different)} changed")
@@ -109,6 +136,14 @@ def _generate(
         raise KernregError(f"{entry.name} has no setting {', '.join(strange)}; it has {', '.join(own)}")
     dataset: Dataset = generator(**sizes, **{k: v for k, v in given.items() if k in known}, **settings)
     return dataset
+
+
+def _transform(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `load` that make the transform of a provenance, if it has one."""
+    made = provenance.get("transform")
+    if made is None:
+        return {}
+    return {"transform": made["name"], "transform_seed": made["seed"] or 0, "patch": made["patch"]}
 
 
 def _parameters(name: str) -> set[str]:

@@ -41,6 +41,12 @@ class Measurement:
         return self.store.architecture.name or self.store.architecture.digest
 
     @property
+    def name(self) -> str:
+        """The architecture, and the transform of the data if there is one: "vec rotation"."""
+        transform = self.store.provenance.get("transform")
+        return f"{self.architecture} {transform['name']}" if transform else self.architecture
+
+    @property
     def data(self) -> str:
         """The name of the data set."""
         return str(self.store.provenance.get("name", "arrays"))
@@ -54,6 +60,7 @@ class Measurement:
             "architecture": self.store.architecture.to_dict(),
             "architecture_digest": self.store.architecture.digest,
             "kernel": self.kernel,
+            "transform": self.store.provenance.get("transform"),
             "n": self.store.n,
             "t": self.store.t,
             "ridge": curve.ridge,
@@ -137,11 +144,11 @@ def verdict(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def label(measurement: Measurement, among: Sequence[Measurement]) -> str:
-    """A short name: the architecture, with the kernel and the store where that alone is ambiguous."""
-    same = [m for m in among if m.architecture == measurement.architecture]
+    """A short name: architecture and transform, with the kernel and the store where these alone are ambiguous."""
+    same = [m for m in among if m.name == measurement.name]
     if len(same) == 1:
-        return measurement.architecture
-    name = f"{measurement.architecture} {measurement.kernel}"
+        return measurement.name
+    name = f"{measurement.name} {measurement.kernel}"
     if sum(m.kernel == measurement.kernel for m in same) == 1:
         return name
     stem = measurement.store.path.stem

@@ -105,7 +105,7 @@ def table(measurements: Sequence[Measurement]) -> str:
             told = (f"{fit.exponent:.3f}{star}", interval_text(fit), fit.model)
         error = "-" if curve.error is None else f"{100 * curve.error[-1]:.2f} %"
         n = str(len(curve.samples))
-        rows.append((m.architecture, m.kernel, n, *told, f"{curve.loss[-1]:.4g}", error))
+        rows.append((m.name, m.kernel, n, *told, f"{curve.loss[-1]:.4g}", error))
         name = label(m, measurements)
         notes += [f"* {name}: {sentence}" for sentence in (fit.warnings if fit is not None else ())]
         if m.unfit:

@@ -12,7 +12,18 @@ from kernreg.data import describe, listing, load, names, reload
 from kernreg.data.registry import ENTRIES
 from kernreg.errors import KernregError
 
-NAMES = ("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "synthetic", "synthetic-images")
+NAMES = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "mnist",
+    "fashion-mnist",
+    "synthetic",
+    "sphere",
+    "sphere-product",
+    "eigenspaces",
+    "synthetic-images",
+)
 
 
 def test_every_name_is_known_described_and_json(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def load(name: str) -> ModuleType:
 
 precise = load("precise_learning_curves")
 cyclic = load("cyclic_invariance")
+eigen = load("eigenspaces")
 
 
 def test_theory_gives_the_published_numbers() -> None:
@@ -104,3 +105,35 @@ def test_the_exit_status_says_whether_the_table_came_out(
     (row,) = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))["table"]
     assert row["published"] == published
     assert row["theory"] == pytest.approx(0.4199, abs=1e-4)
+
+
+def test_half_way_is_where_a_curve_stays_below_one_half() -> None:
+    assert eigen.half_way(np.array([0.9, 0.4, 0.6, 0.4, 0.3])) == 4
+    assert eigen.half_way(np.array([0.4, 0.3])) == 1
+    assert eigen.half_way(np.array([0.4, 0.6])) is None
+
+
+def test_eigenspaces_predicts_what_is_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--p", "3", "--scale", "1.25", "--tests", "200"]
+    assert eigen.main([*arguments, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "0 of 24 targets learned or not against the prediction" in said
+    facts = json.loads((tmp_path / "eigenspaces.json").read_text(encoding="utf-8"))
+    assert (facts["d"], facts["n"], len(facts["table"])) == (81, 243, 24)
+    indices = {(row["network"], row["target"]): row["learning_index"] for row in facts["table"]}
+    assert indices["MLP", "Y2"] == 2
+    assert indices["HR-CNN", "Y2"] == pytest.approx(1.25)
+    losses = {(row["network"], row["target"]): row["loss"][-1] for row in facts["table"]}
+    assert losses["HR-CNN", "Y2"] < losses["D-CNN", "Y2"] < losses["MLP", "Y2"]
+    for suffix in (".png", ".svg"):
+        assert (tmp_path / f"eigenspaces{suffix}").stat().st_size > 10_000
+
+
+def test_eigenspaces_fails_where_a_prediction_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, losses = ["Y1", "Y4"], {"MLP": np.array([[1.0] * 20, [1.0] * 10 + [0.3] * 10])}
+    monkeypatch.setattr(eigen, "measure", lambda *arguments: (names, losses))
+    monkeypatch.setattr(eigen, "predict", lambda *arguments: {"MLP": {"Y1": 0.3, "Y4": 3.0}})
+    assert eigen.main(["--p", "3", "--scale", "0.682"]) == 1
+    assert "2 of 2 targets learned or not against" in capsys.readouterr().out

@@ -43,3 +43,13 @@ def worst(K: NDArray[Any], truth: NDArray[Any], xx: NDArray[Any], zz: NDArray[An
     return float(
         np.max(np.divide(error, size, out=np.where(error > 0, np.inf, 0.0), where=size > 0), initial=0.0)
     )
+
+
+def orthogonal(d: int) -> float:
+    """Of an entry of R·Rᵀ − 1 of a d×d rotation: a few roundings for each panel of reflections, entries being at most 1."""
+    return float(np.finfo(np.float64).eps) * (8 + d / 16)
+
+
+def moments(count: int) -> float:
+    """Of a mean of `count` independent numbers of variance 1: five standard deviations, one false alarm in 10⁶."""
+    return 5 / float(np.sqrt(count))
