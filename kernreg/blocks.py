@@ -9,7 +9,8 @@ tiles of w × w, each once. With s bytes a number (8, or 4 for a float32 factor)
     read later s·n(n + w)/2                for every b test rows, and in each direction of a solution
 
 (w_J and e_J are the rows of block J and where it ends; all counts are exact, ragged edges included.) Only b buys
-traffic, and w costs little of it, so w is as large as BLAS likes and b takes the memory that is left.
+traffic, and w costs little of it, so w is as large as BLAS likes and b takes the memory that is left. Then both
+shrink to where all panels are equal, which takes less memory for the same traffic.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from dataclasses import dataclass
 from kernreg.errors import KernregError
 from kernreg.plan import require_memory
 
-TILES = (512, 256, 128, 64)  # the first one that leaves a panel as many rows
+TILES = (512, 256, 128, 64)  # largest w: the first one that leaves a panel as many rows
+ALIGNED = 8  # w is a multiple
 READ_AHEAD = 3  # tiles on their way from disk while one is in use
-# The interpreter, NumPy, SciPy, HDF5 and the packing buffers of BLAS; measured 105 to 150 MiB on two cores.
-PROCESS_BYTES = 192 << 20
+# The interpreter, NumPy, SciPy and HDF5, 75 MiB, and the packing buffers of BLAS.
+PROCESS_BYTES = 128 << 20
 # Every panel is an open file, and a process may usually open 1024.
 MOST_PANELS = 512
 
@@ -107,10 +109,16 @@ def choose_blocks(n: int, memory: int, itemsize: int = 8, others: int = 0) -> Bl
     for tile in TILES:
         rows = (room - itemsize * min(tile, n) ** 2 * (READ_AHEAD + 1)) // (itemsize * n)
         if rows >= n or rows // tile * tile * MOST_PANELS >= n:
-            most = math.ceil(n / tile) if rows >= n else rows // tile
-            count = math.ceil(n / (most * tile))
-            return Blocks(n, tile, math.ceil(n / count / tile) * tile)
+            return _balanced(n, tile, n if rows >= n else rows // tile * tile)
     tile = TILES[-1]
     least = max(tile, math.ceil(n / MOST_PANELS / tile) * tile)
     require_memory(PROCESS_BYTES + others + Blocks(n, tile, least).bytes(itemsize), memory)
     return Blocks(n, tile, least)
+
+
+def _balanced(n: int, tile: int, rows: int) -> Blocks:
+    """As few panels of at most `rows` rows, whole tiles of at most `tile`, as can be; and equal ones."""
+    panels = math.ceil(n / rows)
+    tiles = math.ceil(n / panels / tile)
+    even = math.ceil(n / (panels * tiles) / ALIGNED) * ALIGNED
+    return Blocks(n, even, even * tiles)

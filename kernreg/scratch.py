@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Scratch:
         self.dtype = np.dtype(dtype)
         self.read_bytes = self.written_bytes = 0
         self._files: dict[int, int] = {}
+        self._digests: dict[int, xxhash.xxh3_128] = {}
         self._writer, self._reader = (ThreadPoolExecutor(1, name) for name in ("write", "read"))
         self._writing: deque[Future[None]] = deque()
         side = min(blocks.tile, blocks.n)
@@ -143,10 +144,10 @@ class Scratch:
                 for start in range(0, count, self._ring[0].size):
                     part = self._ring[0][: min(self._ring[0].size, count - start)]
                     _read(file, part, offset + start * self.dtype.itemsize)
-                    digest.update(part)
+                    digest.update(part.data)
             z = np.empty((self._rows(p), self.outputs), np.float64)
             _read(file, z, self._tail(p))
-            digest.update(z)
+            digest.update(z.data)
             written = os.pread(file, _DIGEST + 1, self._tail(p) + z.nbytes)
         except EOFError:
             written = b""
@@ -161,7 +162,7 @@ class Scratch:
             self._files[p] = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         except OSError as error:
             raise refusal(error, partial) from error
-        self._digest = xxhash.xxh3_128()
+        self._digests[p] = xxhash.xxh3_128()  # one each: the next panel begins before this one is committed
 
     def put(self, p: int, k: int, block: npt.NDArray[Any]) -> None:
         """Write the lower rows of column block k of panel p, in the background: block stays as it is."""
@@ -180,7 +181,7 @@ class Scratch:
         while self._writing:
             self._writing.popleft().result()
 
-    def tiles(self, places: Iterable[tuple[int, int]]) -> Iterator[npt.NDArray[Any]]:
+    def tiles(self, places: Iterable[tuple[int, int]]) -> Generator[npt.NDArray[Any], None, None]:
         """The tiles L[J, k] in the order given, (w_J, w_k), read ahead; each is good until the next one."""
         order, free = iter(places), deque(self._ring)
         coming: deque[tuple[npt.NDArray[Any], Future[npt.NDArray[Any]]]] = deque()
@@ -219,8 +220,8 @@ class Scratch:
         self._writing.append(self._writer.submit(work, *arguments))
 
     def _write(self, p: int, values: npt.NDArray[Any], offset: int) -> None:
-        memory, done = memoryview(values).cast("B"), 0
-        self._digest.update(memory)
+        memory, done = values.data.cast("B"), 0
+        self._digests[p].update(memory)
         try:
             while done < len(memory):
                 done += os.pwrite(self._files[p], memory[done:], offset + done)
@@ -230,7 +231,7 @@ class Scratch:
     def _commit(self, p: int) -> None:
         try:
             end = self._tail(p) + self._rows(p) * self.outputs * 8
-            os.pwrite(self._files[p], self._digest.digest(), end)
+            os.pwrite(self._files[p], self._digests.pop(p).digest(), end)
             os.fsync(self._files[p])
             os.replace(self.path(p).with_name(self.path(p).name + PARTIAL), self.path(p))
             sync(self.folder)
@@ -268,7 +269,7 @@ class Scratch:
 
 
 def _read(file: int, values: npt.NDArray[Any], offset: int) -> None:
-    memory, done = memoryview(values).cast("B"), 0
+    memory, done = values.data.cast("B"), 0
     while done < len(memory):
         count = os.preadv(file, [memory[done:]], offset + done)
         if not count:

@@ -270,6 +270,7 @@ class GramStore:
         Raises:
             KernregError: no such kernel, or a tile is missing, by file.
         """
+        self._prefix("n", max(n, columns), self.n, 0)
         if kernel not in self.kernels:
             raise KernregError(f"{self.path} holds {' and '.join(self.kernels)}, not {kernel!r}")
         needed = self.shards.needed(n, t, columns)

@@ -65,7 +65,9 @@ class StoredGram:
         """
         bottom = top + panel.rows
         tiles = [t for t in self._train if t.row_start - self.start < bottom]
-        tiles = [t for t in tiles if top < t.column_stop - self.start and t.column_start - self.start < bottom]
+        tiles = [
+            t for t in tiles if top < t.column_stop - self.start and t.column_start - self.start < bottom
+        ]
         for row, band in groupby(sorted(tiles, key=_by_rows), key=lambda tile: tile.row_start):
             for tile in band:
                 at = (tile.column_start - self.start - top, row - self.start)

@@ -221,7 +221,7 @@ def _errors_of(arrays: Arrays) -> PrefixErrors:
     return PrefixErrors(arrays["summed"], arrays.get("mistakes"), arrays["squared_errors"])
 
 
-def _save(path: Path, arrays: Arrays) -> None:
+def _save(path: Path, arrays: dict[str, Any]) -> None:
     def write(partial: Path) -> None:
         with partial.open("wb") as file:
             np.savez(file, **arrays)

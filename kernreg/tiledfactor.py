@@ -75,7 +75,9 @@ class TiledFactor:
         try:
             for p, (top, bottom) in enumerate(factor.blocks.panels):
                 if not factor.scratch.has(p):
-                    raise KernregError(f"the factor in {folder} is not finished; run the command that began it")
+                    raise KernregError(
+                        f"the factor in {folder} is not finished; run the command that began it"
+                    )
                 factor.z[top:bottom] = factor.scratch.adopt(p)
         except BaseException:
             factor.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -28,7 +29,9 @@ class Problem:
     labels_test: np.ndarray
 
 
-def problem(n: int, t: int = 9, seed: int = 0, dtype: str = "float64", twins: tuple[int, ...] = ()) -> Problem:
+def problem(
+    n: int, t: int = 9, seed: int = 0, dtype: str = "float64", twins: tuple[int, ...] = ()
+) -> Problem:
     """Random rows; those named in `twins` are copies of row 0."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n + t, 4))
@@ -42,7 +45,7 @@ def problem(n: int, t: int = 9, seed: int = 0, dtype: str = "float64", twins: tu
 
 def stored(folder: Path, given: Problem, tile: int = 16) -> GramStore:
     """A complete store of a problem, its K as "ntk"."""
-    settings = {"kernels": ("ntk",), "dtype": given.K.dtype.name, "backend": "reference", "tile": tile}
+    settings: Any = {"kernels": ("ntk",), "dtype": given.K.dtype.name, "backend": "reference", "tile": tile}
     store = GramStore.create(
         folder,
         architecture=Architecture.fcn(depth=1),

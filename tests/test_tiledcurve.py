@@ -43,12 +43,23 @@ def in_memory(p: Problem, **settings: Any) -> LearningCurve:
 
 
 def assert_same(found: LearningCurve, expected: LearningCurve, rtol: float = AGREE) -> None:
-    for name in ("samples", "loss", "mse", "error", "loo", "gcv", "anchors", "squared_errors", "squared_targets"):
+    for name in (
+        "samples",
+        "loss",
+        "mse",
+        "error",
+        "loo",
+        "gcv",
+        "anchors",
+        "squared_errors",
+        "squared_targets",
+    ):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None), name
         if a is not None:
             np.testing.assert_allclose(a, b, rtol=rtol, err_msg=name)
-    assert (found.ridge, found.relative_ridge) == (expected.ridge, pytest.approx(expected.relative_ridge))
+    assert found.ridge == expected.ridge
+    assert found.relative_ridge == pytest.approx(expected.relative_ridge)
     assert len(found.replicates) == len(expected.replicates)
     for one, other in zip(found.replicates, expected.replicates, strict=True):
         assert (one.start, one.size) == (other.start, other.size)
@@ -63,7 +74,14 @@ def assert_same(found: LearningCurve, expected: LearningCurve, rtol: float = AGR
     [(1, 1, 5, "float64"), (16, 40, 64, "float32"), (61, 23, 16, "float64"), (67, 9, 13, "float32")],
 )
 def test_the_curve_is_that_of_the_matrix_in_memory(
-    tile: int, panel: int, n: int, t: int, store_tile: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tile: int,
+    panel: int,
+    n: int,
+    t: int,
+    store_tile: int,
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cut(monkeypatch, tile, panel)
     p = problem(n, t, dtype=dtype)
@@ -80,25 +98,25 @@ def test_cached_blocks_of_rows_leave_no_seam(tmp_path: Path, monkeypatch: pytest
     assert_same(curve_from_store(stored(tmp_path / "s.gram", p), ridge=λ), in_memory(p))
 
 
-def test_leading_rows_relative_ridge_anchors_and_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leading_rows_relative_ridge_anchors_and_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cut(monkeypatch, 8, 16)
     p = problem(61)
     store = stored(tmp_path / "s.gram", p)
     settings: dict[str, Any] = {"loo": False, "replicates": 0, "anchors": [3, 40]}
     found = curve_from_store(store, "ntk", λ, "relative", n=44, **settings)
-    labels = {"labels_test": p.labels_test}
-    expected = learning_curve(
-        p.K[:44, :44], p.y[:44], p.K_test[:, :44], p.y_test, λ, "relative", **settings, **labels
-    )
+    settings["labels_test"] = p.labels_test
+    expected = learning_curve(p.K[:44, :44], p.y[:44], p.K_test[:, :44], p.y_test, λ, "relative", **settings)
     assert found.loo is None
     assert_same(found, expected)
 
 
 def test_reads_and_writes_are_those_of_the_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    n, t, tile, panel = 640, 50, 16, 96
+    n, t, tile, panel = 640, 50, 16, 128
     cut(monkeypatch, tile, panel)
     p = problem(n, t)
-    store = stored(tmp_path / "s.gram", p, tile=96)
+    store = stored(tmp_path / "s.gram", p, tile=128)
     for loo in (False, True):
         found = curve_from_store(store, ridge=λ, loo=loo, replicates=0).traffic
         assert found is not None
@@ -111,7 +129,7 @@ def test_reads_and_writes_are_those_of_the_formula(tmp_path: Path, monkeypatch: 
         formula += loo * n**3 / (6 * panel) * ((1 + r) * (1 + r / 2) + 1.5 * w * (1 + r))
         assert found.factor_read / 8 == pytest.approx(formula, rel=0.05)
         # Panels end where the store's tiles do: each tile is read once, and the diagonal ones twice.
-        assert found.store_read / 8 == pytest.approx(n * n / 2 + n * 96 / 2 + n * 96 + n * t, rel=0.05)
+        assert found.store_read / 8 == pytest.approx(n * n / 2 + n * 128 / 2 + n * 128 + n * t, rel=0.05)
 
 
 def test_a_kept_factor_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +206,10 @@ def test_killed_runs_end_bit_for_bit_where_an_uninterrupted_one_does(
     command = [sys.executable, "-c", DRIVER, str(Path(__file__).parents[1]), str(store.path), str(seed)]
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(tmp_path / "killed.npz")], capture_output=True, text=True, env={**os.environ, **threads}
+        [*command, str(tmp_path / "killed.npz")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **threads},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kills"] >= 3
@@ -227,16 +248,18 @@ def test_a_full_disk_is_one_line_and_the_rest_is_kept(
     assert_same(curve_from_store(store, ridge=λ), in_memory(p))
 
 
+# Of a program that was just started, getrusage may tell the peak of the one that started it.
 PEAK = """
-import resource, sys
+import re, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from kernreg.curve import curve_from_store
 from kernreg.store import GramStore
 from kernreg.tiled import TiledCholesky
 store = GramStore.open(sys.argv[2])
 found = curve_from_store(store, ridge=1e-2, solver=TiledCholesky(int(sys.argv[3])), loo=False, replicates=1)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-print(peak, found.traffic.blocks.panel, found.loss[-1])
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(int(peak[1]) << 10, found.traffic.blocks.panel, found.loss[-1])
 """
 
 
@@ -245,21 +268,23 @@ def test_the_memory_budget_is_kept(tmp_path: Path) -> None:
     p = problem(n, t, dtype="float32")
     store = stored(tmp_path / "s.gram", p, tile=500)
     losses = []
-    for room in (24, 48):
+    for room in (32, 64):
         budget = blocks.PROCESS_BYTES + (room << 20)
         command = [sys.executable, "-c", PEAK, str(Path(__file__).parents[1]), str(store.path), str(budget)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peak, panel, loss = done.stdout.split()
         assert int(peak) <= budget
-        assert int(panel) * n * 8 > 0.5 * (room << 20)  # and used
+        assert int(panel) * n * 8 > 0.4 * (room << 20), done.stdout  # and used
         losses.append(float(loss))
     np.testing.assert_allclose(losses, in_memory(p, loo=False, replicates=0).loss[-1], rtol=AGREE)
 
 
 def test_a_ridge_that_needs_all_eigenvalues_is_refused(tmp_path: Path) -> None:
     store = stored(tmp_path / "s.gram", problem(20))
-    with pytest.raises(KernregError, match=r"by loo needs all eigenvalues.*20 rows in float64 need .*--memory"):
+    with pytest.raises(
+        KernregError, match=r"by loo needs all eigenvalues.*20 rows in float64 need .*--memory"
+    ):
         curve_from_store(store, ridge="loo")
     with pytest.raises(KernregError, match="float32 refines solutions only"):
         curve_from_store(store, ridge=λ, solver=TiledCholesky(dtype="float32"))
@@ -284,7 +309,16 @@ def test_the_command_takes_the_same_way_and_says_so(tmp_path: Path, monkeypatch:
     store = stored(tmp_path / "s.gram", p)
 
     def fit(out: str, *options: str) -> tuple[Any, str]:
-        command = ["fit", str(store.path), "--ridge", str(λ), "--json", "--out", str(tmp_path / out), *options]
+        command = [
+            "fit",
+            str(store.path),
+            "--ridge",
+            str(λ),
+            "--json",
+            "--out",
+            str(tmp_path / out),
+            *options,
+        ]
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)["results"][0], result.stderr

@@ -2,7 +2,6 @@
 
 import shutil
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,18 @@ def lower(factor: TiledFactor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("tile", "panel"), [(8, 8), (8, 24), (16, 64), (64, 64)])
-@pytest.mark.parametrize(("n", "store_tile", "dtype"), [(1, 5, "float64"), (7, 64, "float32"), (31, 5, "float32"), (64, 16, "float64"), (65, 13, "float64")])
+@pytest.mark.parametrize(
+    ("n", "store_tile", "dtype"),
+    [(1, 5, "float64"), (7, 64, "float32"), (31, 5, "float32"), (64, 16, "float64"), (65, 13, "float64")],
+)
 def test_every_cut_gives_the_factor_of_numpy(
-    tile: int, panel: int, n: int, store_tile: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tile: int,
+    panel: int,
+    n: int,
+    store_tile: int,
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cut(monkeypatch, tile, panel)
     p = problem(n, dtype=dtype)
@@ -63,7 +71,9 @@ def test_leading_rows_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cut(monkeypatch, 8, 16)
     p = problem(50)
     with tiled_factor(stored(tmp_path / "s.gram", p), "ntk", λ, SOLVER, n=37) as factor:
-        np.testing.assert_allclose(lower(factor), np.linalg.cholesky(p.K[:37, :37] + λ * np.eye(37)), atol=1e-13)
+        np.testing.assert_allclose(
+            lower(factor), np.linalg.cholesky(p.K[:37, :37] + λ * np.eye(37)), atol=1e-13
+        )
 
 
 def test_a_finished_factor_is_taken_up_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +118,7 @@ def test_another_matrix_has_another_folder(tmp_path: Path) -> None:
             folders.add(factor.scratch.folder)
             identity = factor.scratch.identity
     assert len(folders) == 4
-    with pytest.raises(KernregError, match="another matrix: its ridge is 0.01, not 0.5"):
+    with pytest.raises(KernregError, match=r"another matrix: its ridge is 0\.01, not 0\.5"):
         Scratch.open(factor.scratch.folder, {**identity, "ridge": 0.5})
 
 
@@ -124,7 +134,9 @@ def test_solutions_carry_their_residual(
     A = p.K + λ * np.eye(61)
     np.testing.assert_allclose(found.value, np.linalg.solve(A, p.y), rtol=1e-8)
     np.testing.assert_allclose(
-        found.residual, np.linalg.norm(p.y - A @ found.value, axis=0) / np.linalg.norm(p.y, axis=0), atol=1e-14
+        found.residual,
+        np.linalg.norm(p.y - A @ found.value, axis=0) / np.linalg.norm(p.y, axis=0),
+        atol=1e-14,
     )
     assert found.residual.max() <= 1e-10
     assert (found.refinements > 0) == (refinements > 0)
@@ -133,7 +145,9 @@ def test_solutions_carry_their_residual(
     assert found.traffic.factor_written == item * found.traffic.blocks.written
     Y = np.zeros((61, 2))
     Y[3, 1] = 1.0
-    np.testing.assert_allclose(tiled_solve(store, "ntk", λ, solver, Y).value, np.linalg.solve(A, Y), atol=1e-8)
+    np.testing.assert_allclose(
+        tiled_solve(store, "ntk", λ, solver, Y).value, np.linalg.solve(A, Y), atol=1e-8
+    )
 
 
 def test_a_float32_factor_that_cannot_be_refined_says_so(tmp_path: Path) -> None:
@@ -218,8 +232,8 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[GramStore]:
-    yield stored(tmp_path / "s.gram", problem(20))
+def store(tmp_path: Path) -> GramStore:
+    return stored(tmp_path / "s.gram", problem(20))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +247,9 @@ def store(tmp_path: Path) -> Iterator[GramStore]:
         ({"solver": TiledCholesky(memory="lots")}, "no amount of memory"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(store: GramStore, arguments: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(
+    store: GramStore, arguments: dict[str, Any], message: str
+) -> None:
     given: dict[str, Any] = {"store": store, "kernel": "ntk", "λ": λ, "solver": SOLVER} | arguments
     with pytest.raises(KernregError, match=message) as caught:
         tiled_solve(**given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -61,7 +61,14 @@ def _curve(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     found = curve_from_store(
-        store, "ntk", ridge, "relative", solver=solver, loo=False, replicates=halvings, labels_test=_labels(store)
+        store,
+        "ntk",
+        ridge,
+        "relative",
+        solver=solver,
+        loo=False,
+        replicates=halvings,
+        labels_test=_labels(store),
     )
     seconds = time.perf_counter() - start
     if found.traffic is None:
@@ -142,7 +149,9 @@ def main() -> None:
     name, path, ridge, memory, scratch, *sizes = sys.argv[1:]
     solver = TiledCholesky(memory=int(memory), scratch=scratch)
     result = CONTESTANTS[name](GramStore.open(path), float(ridge), solver, [int(m) for m in sizes])
-    result["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    # Of a program that was just started, getrusage may tell the peak of the one that started it.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    result["peak"] = int(peak[1]) << 10 if peak else 0
     print(json.dumps(result))
 
 
