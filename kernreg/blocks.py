@@ -108,10 +108,10 @@ def choose_blocks(n: int, memory: int, itemsize: int = 8, others: int = 0) -> Bl
     room = memory - PROCESS_BYTES - others
     for tile in TILES:
         rows = (room - itemsize * min(tile, n) ** 2 * (READ_AHEAD + 1)) // (itemsize * n)
-        if rows >= n or rows // tile * tile * MOST_PANELS >= n:
-            return _balanced(n, tile, n if rows >= n else rows // tile * tile)
+        if rows >= n or (rows >= tile and rows // ALIGNED * ALIGNED * MOST_PANELS >= 2 * n):
+            return _balanced(n, tile, min(rows, n))
     tile = TILES[-1]
-    least = max(tile, math.ceil(n / MOST_PANELS / tile) * tile)
+    least = max(tile, math.ceil(2 * n / MOST_PANELS / tile) * tile)
     require_memory(PROCESS_BYTES + others + Blocks(n, tile, least).bytes(itemsize), memory)
     return Blocks(n, tile, least)
 
@@ -119,6 +119,9 @@ def choose_blocks(n: int, memory: int, itemsize: int = 8, others: int = 0) -> Bl
 def _balanced(n: int, tile: int, rows: int) -> Blocks:
     """As few panels of at most `rows` rows, whole tiles of at most `tile`, as can be; and equal ones."""
     panels = math.ceil(n / rows)
-    tiles = math.ceil(n / panels / tile)
-    even = math.ceil(n / (panels * tiles) / ALIGNED) * ALIGNED
-    return Blocks(n, even, even * tiles)
+    while True:
+        tiles = math.ceil(n / panels / tile)
+        even = math.ceil(n / (panels * tiles) / ALIGNED) * ALIGNED
+        if min(even * tiles, n) <= rows:
+            return Blocks(n, even, even * tiles)
+        panels += 1
