@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Lines of a source that stay in cache while it is transposed.
-STRIP = 32
+# Rows of a source that stay in cache while it is transposed, though they lie a power of two apart.
+STRIP = 16
 
 
 class Panel:
