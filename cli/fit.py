@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, ridge, sample_window, threads
+from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, byte_size, ridge, sample_window, threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,25 @@ if TYPE_CHECKING:
     metavar="LO:HI",
     help="Sample counts to fit. [default: the last decade, after any peak]",
 )
+@click.option(
+    "--loo/--no-loo",
+    default=True,
+    show_default=True,
+    help="Leave-one-out and GCV curves too, which doubles the time.",
+)
+@click.option(
+    "--memory",
+    type=byte_size,
+    metavar="SIZE",
+    help="Most memory to use, like 4GiB; a Gram matrix beyond it is factored by tiles on disk. "
+    "[default: three quarters of the machine's]",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the tiles of a factor. [default: beside the store]",
+)
+@click.option("--keep-factor", is_flag=True, help="Leave the tiles of a factor there when all is done.")
 @threads
 @click.option(
     "--out",
@@ -71,16 +90,24 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     \b
     kernreg fit                                        every complete store here
     kernreg fit a.gram b.gram --ridge loo --window 100:
+    kernreg fit large.gram --memory 4GiB --scratch /fast   a matrix that memory does not hold
     """
+    from kernreg.curve import beyond_memory
     from kernreg.measure import measure
     from kernreg.results import save
+    from kernreg.tiled import TiledCholesky
 
     kernel, model = settings.pop("kernel"), settings.pop("model")
+    limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
+    solver = TiledCholesky(**limits, progress=True)
     measurements = []
     for store in _stores(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
             click.echo(f"{store.path}: {name}, n = {store.n}", err=True)
-            measurements.append(measure(store, name, model=model if exponent else None, **settings))
+            if why := beyond_memory(store, solver):
+                click.echo(f"{store.path}: {why}", err=True)
+            asked = model if exponent else None
+            measurements.append(measure(store, name, model=asked, solver=solver, **settings))
     print_results(measurements, save(measurements, out), as_json)
 
 

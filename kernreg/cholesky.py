@@ -155,11 +155,11 @@ def mirror_upper(A: Matrix) -> None:
 def _diagnosis(A: Matrix, diagonal: Matrix, ridge: float, pivot: int) -> NotPositiveDefiniteError:
     smallest = _smallest_eigenvalue(A, diagonal)
     mean = float(np.abs(diagonal).mean()) or 1.0
-    enough = _round_up(max(-smallest, 0.0) + len(A) * EPS * mean)
+    enough = round_up(max(-smallest, 0.0) + len(A) * EPS * mean)
     # An eigenvalue has rounding errors of its own: only a factorisation that succeeds proves a ridge enough.
     while enough <= ridge or factor_in_place(A, diagonal + enough):
-        enough = _round_up(2 * enough)
-    in_units = f" ({_round_up(enough / mean):.3g} of the mean diagonal)"
+        enough = round_up(2 * enough)
+    in_units = f" ({round_up(enough / mean):.3g} of the mean diagonal)"
     message = (
         f"K + ridge·I with ridge = {ridge:.3g} is not positive definite in float64: pivot {pivot} (counting "
         f"from 1; row {pivot - 1} counting from 0) fails, smallest eigenvalue of K about {smallest:.2g}; "
@@ -181,7 +181,7 @@ def _smallest_eigenvalue(A: Matrix, diagonal: Matrix) -> float:
         return 0.0
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next number with two significant digits, so that the number printed is the number tried."""
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / step) * step:.1e}")

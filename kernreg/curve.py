@@ -8,22 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kernreg.cholesky import Matrix, check_gram, factor, factor_in_place, forward, invert, real_array
+from kernreg.blocks import PROCESS_BYTES
+from kernreg.cholesky import (
+    Matrix,
+    NotPositiveDefiniteError,
+    check_gram,
+    factor,
+    factor_in_place,
+    forward,
+    invert,
+    real_array,
+)
 from kernreg.errors import KernregError
-from kernreg.prefix import PrefixErrors, prefix_errors, prefix_leave_one_out
-from kernreg.ridge import RidgeMode, absolute_ridge
-from kernreg.targets import Counts, check_shapes, given_labels, inferred_labels, targets
-
-if TYPE_CHECKING:
-    from kernreg.store import GramStore
+from kernreg.plan import show_bytes
+from kernreg.prefix import BLOCK_ROWS, PrefixErrors, prefix_errors, prefix_leave_one_out
+from kernreg.question import Question, halves, question
+from kernreg.ridge import RidgeMode, absolute_ridge, ridge_in_units
+from kernreg.store import GramStore
+from kernreg.storedgram import StoredGram, twin
+from kernreg.targets import Counts, check_shapes, targets
+from kernreg.tiled import TiledCholesky, Traffic
+from kernreg.tiledcurve import sweep
 
 HALVINGS = 4
-SMALLEST_REPLICATE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +84,7 @@ class LearningCurve:
         squared_errors: (a, t) squared error of each test row at the anchors, summed over outputs.
         squared_targets: (t,) |y|² of each test row; a bootstrap over test rows forms `loss` from these two.
         replicates: curves on blocks of rows, this one first; see `replicates_at`.
+        traffic: bytes that were moved, if the factor was larger than memory; else None.
     """
 
     samples: Counts
@@ -86,6 +99,7 @@ class LearningCurve:
     squared_errors: Matrix
     squared_targets: Matrix
     replicates: tuple[Replicate, ...]
+    traffic: Traffic | None = None
 
     def replicates_at(self, m: int) -> tuple[Replicate, ...]:
         """Those whose first m rows are disjoint training sets: 2^j of them for n/2^(j+1) < m ≤ n/2^j."""
@@ -141,52 +155,27 @@ def learning_curve(
     K_test = real_array(K_test, "K_test")
     y, y_test = targets(y, "y"), targets(y_test, "y_test")
     check_shapes(n, y, K_test, y_test)
-    labels = inferred_labels(y, y_test) if labels_test is None else given_labels(labels_test, y_test)
-    marks = _anchors(n, anchors)
-    squared_targets = np.square(y_test).sum(axis=1)
-    if not squared_targets.any():
-        raise KernregError("y_test is zero everywhere, so the loss has nothing to be normalised by")
-    zero_error = float(np.square(y).sum() / n)
-    if loo and not zero_error:
-        raise KernregError("y is zero everywhere, so loo has nothing to be normalised by; use loo=False")
-    if not isinstance(replicates, int) or replicates < 0:
-        raise KernregError(f"replicates must be a whole number of halvings ≥ 0, not {replicates!r}")
+    asked = question(y, y_test, labels_test, anchors, loo)
+    blocks = [(0, n), *halves(n, replicates)]
 
     diagonal = K.diagonal().astype(np.float64)
     λ = absolute_ridge(K, y, ridge, ridge_mode, ridge_grid)
     L = factor(K, λ, overwrite=overwrite)
+
+    def errors(L: Matrix, z: Matrix, start: int) -> PrefixErrors:
+        block, marks = K_test[:, start : start + len(L)], asked.anchors[asked.anchors <= len(L)]
+        return prefix_errors(L, z, block, y_test, asked.labels, marks)
+
     z = forward(L, y)
-
-    def replicate(L: Matrix, z: Matrix, start: int) -> Replicate:
-        size = len(L)
-        block, at = K_test[:, start : start + size], marks[marks <= size]
-        return _replicate(start, prefix_errors(L, z, block, y_test, labels, at), at, squared_targets)
-
-    whole = replicate(L, z, 0)
-    left_out = generalised = None
-    if loo:
-        left_out, generalised = (v / zero_error for v in prefix_leave_one_out(invert(L), z))
-    rest = []
-    for start, size in _odd_blocks(n, replicates):
+    found = [errors(L, z, 0)]
+    left_out = prefix_leave_one_out(invert(L), z) if loo else None
+    for start, size in blocks[1:]:
         rows = slice(start, start + size)
         block = L[rows, rows].copy()
         if pivot := factor_in_place(block, diagonal[rows] + λ):
             raise KernregError(f"rounding: row {start + pivot - 1} fails in a replicate; use a larger ridge")
-        rest.append(replicate(block, forward(block, y[rows]), start))
-    return LearningCurve(
-        samples=whole.samples,
-        loss=whole.loss,
-        mse=whole.mse,
-        error=whole.error,
-        loo=left_out,
-        gcv=generalised,
-        ridge=λ,
-        relative_ridge=λ / float(diagonal.mean()) if diagonal.any() else np.inf,
-        anchors=marks,
-        squared_errors=whole.squared_errors,
-        squared_targets=squared_targets,
-        replicates=(whole, *rest),
-    )
+        found.append(errors(block, forward(block, y[rows]), start))
+    return _curve(asked, λ, diagonal, blocks, found, left_out)
 
 
 def curve_from_store(
@@ -196,61 +185,122 @@ def curve_from_store(
     ridge_mode: RidgeMode = "absolute",
     *,
     n: int | None = None,
+    solver: TiledCholesky | None = None,
     **settings: Any,
 ) -> LearningCurve:
-    """`learning_curve` of a Gram store, with the error rate by its labels.
+    """`learning_curve` of a Gram store, with the error rate by its labels, in memory or beyond it.
 
     Args:
         store: open; the tiles of the first n rows must be there.
         kernel: "nngp" or "ntk"; default: the NTK if the store has it.
         n: use the first n training rows only; default all.
+        solver: how to factor what exceeds `solver.memory`, by default three quarters of the machine's memory;
+            `beyond_memory` tells beforehand. The numbers are the same to rounding; with loo=True it takes
+            twice the time and three times the reads. A ridge "loo" or "gcv" needs the matrix in memory.
         settings: further keyword arguments of `learning_curve`.
 
-    Memory: that of `learning_curve` with overwrite=True, which is K and K_test in float64 and K/4.
+    Memory: that of `learning_curve` with overwrite=True, which is K and K_test in float64 and K/4; at most
+    `solver.memory`.
 
     Raises:
         KernregError: no test rows, no such kernel, tiles missing or damaged; and as `learning_curve`.
+        NotPositiveDefiniteError: also says which row the failing one is a duplicate of, if it is.
     """
     if not store.t:
         raise KernregError("the Gram store has no test rows to measure a loss on; extend it by some")
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
+    solver = solver or TiledCholesky()
+    if store.labels_test is not None and store.y_train.shape[1] > 1:
+        settings.setdefault("labels_test", store.labels_test)
+    if why := beyond_memory(store, solver, n):
+        return _tiled_curve(StoredGram(store, kernel, 0, n), ridge, ridge_mode, solver, why, **settings)
     K, K_test = store.train(kernel, n), store.test(kernel, n)
     y = store.y_train[: len(K)]
-    if store.labels_test is not None and y.shape[1] > 1:
-        settings.setdefault("labels_test", store.labels_test)
-    return learning_curve(K, y, K_test, store.y_test, ridge, ridge_mode, overwrite=True, **settings)
+    try:
+        return learning_curve(K, y, K_test, store.y_test, ridge, ridge_mode, overwrite=True, **settings)
+    except NotPositiveDefiniteError as failure:
+        if not (also := twin(store, failure.row)):
+            raise
+        raise NotPositiveDefiniteError(
+            f"{failure}; {also}", failure.pivot, failure.row, failure.ridge
+        ) from None
 
 
-def _replicate(start: int, errors: PrefixErrors, anchors: Counts, squared_targets: Matrix) -> Replicate:
-    t = len(squared_targets)
-    return Replicate(
-        start=start,
-        size=len(errors.summed),
-        loss=errors.summed / squared_targets.sum(),
-        mse=errors.summed / t,
-        error=None if errors.mistakes is None else errors.mistakes / t,
-        anchors=anchors,
-        squared_errors=errors.squared_errors,
+def beyond_memory(store: GramStore, solver: TiledCholesky, n: int | None = None) -> str:
+    """Why the curve of a store is made by tiles of a factor on disk, or "" where memory holds it all."""
+    n = n or store.n
+    needed = PROCESS_BYTES + 8 * (n * n + n * n // 4 + n * store.t + 2 * n * min(store.t, BLOCK_ROWS[1]))
+    if needed <= solver.bytes_allowed:
+        return ""
+    return (
+        f"{n} rows in float64 need {show_bytes(needed)} of memory and {show_bytes(solver.bytes_allowed)} are "
+        "allowed: the factor is made by tiles on disk"
     )
 
 
-def _odd_blocks(n: int, halvings: int) -> list[tuple[int, int]]:
-    """(start, size) of every second half; a first half has the curve of the block it begins."""
-    starts, blocks = [0], []
-    for halving in range(1, halvings + 1):
-        size = n >> halving
-        if size < SMALLEST_REPLICATE:
-            break
-        seconds = [start + size for start in starts]
-        blocks += [(start, size) for start in seconds]
-        starts = sorted(starts + seconds)
-    return blocks
+def _tiled_curve(
+    gram: StoredGram,
+    ridge: float | str,
+    ridge_mode: RidgeMode,
+    solver: TiledCholesky,
+    why: str,
+    *,
+    ridge_grid: Sequence[float] | None = None,
+    loo: bool = True,
+    replicates: int = HALVINGS,
+    anchors: Sequence[int] | None = None,
+    labels_test: npt.ArrayLike | None = None,
+) -> LearningCurve:
+    if isinstance(ridge, str) or ridge_grid is not None:
+        raise KernregError(
+            f"a ridge chosen by {ridge} needs all eigenvalues, which only a matrix in memory gives, but {why}; "
+            "use a number for --ridge, or more --memory"
+        )
+    y, y_test = targets(gram.store.y_train[: len(gram)], "y"), targets(gram.store.y_test, "y_test")
+    asked = question(y, y_test, labels_test, anchors, loo)
+    blocks = [(0, len(gram)), *halves(len(gram), replicates)]
+    diagonal = gram.diagonal()
+    λ = ridge_in_units(diagonal, ridge, ridge_mode)
+    found = sweep(gram, asked, λ, blocks, solver)
+    return _curve(asked, λ, diagonal, blocks, found.errors, found.left_out, found.traffic)
 
 
-def _anchors(n: int, given: Sequence[int] | None) -> Counts:
-    if given is None:
-        return np.unique([max(1, int(n / 2 ** (j / 2))) for j in range(2 * n.bit_length())]).astype(np.int64)
-    marks = np.unique(np.asarray(given))
-    if marks.dtype.kind not in "iu" or not marks.size or marks[0] < 1 or marks[-1] > n:
-        raise KernregError(f"anchors must be whole numbers in 1…{n}")
-    return marks.astype(np.int64)
+def _curve(
+    asked: Question,
+    λ: float,
+    diagonal: Matrix,
+    blocks: Sequence[tuple[int, int]],
+    found: Sequence[PrefixErrors],
+    left_out: tuple[Matrix, Matrix] | None,
+    traffic: Traffic | None = None,
+) -> LearningCurve:
+    squared_targets, t = np.square(asked.y_test).sum(axis=1), len(asked.y_test)
+    replicates = tuple(
+        Replicate(
+            start=start,
+            size=size,
+            loss=errors.summed / squared_targets.sum(),
+            mse=errors.summed / t,
+            error=None if errors.mistakes is None else errors.mistakes / t,
+            anchors=asked.anchors[asked.anchors <= size],
+            squared_errors=errors.squared_errors,
+        )
+        for (start, size), errors in zip(blocks, found, strict=True)
+    )
+    whole, zero_error = replicates[0], float(np.square(asked.y).sum() / len(asked.y))
+    loo, gcv = (None, None) if left_out is None else (v / zero_error for v in left_out)
+    return LearningCurve(
+        samples=whole.samples,
+        loss=whole.loss,
+        mse=whole.mse,
+        error=whole.error,
+        loo=loo,
+        gcv=gcv,
+        ridge=λ,
+        relative_ridge=λ / float(diagonal.mean()) if diagonal.any() else np.inf,
+        anchors=asked.anchors,
+        squared_errors=whole.squared_errors,
+        squared_targets=squared_targets,
+        replicates=replicates,
+        traffic=traffic,
+    )

@@ -72,8 +72,8 @@ def refusal(error: OSError | RuntimeError, path: Path) -> KernregError:
 class Lock:
     """The right to write in a folder: flock on `folder/lock`, which the kernel frees when its holder dies."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the lock.
+    def __init__(self, folder: Path, option: str = "--out") -> None:
+        """Take the lock; `option` is the one that chooses another folder.
 
         Raises:
             KernregError: another process holds it (named with pid and host), or the folder cannot be written.
@@ -90,13 +90,13 @@ class Lock:
             os.close(self._descriptor)
             raise KernregError(
                 f"{folder} is being written by {_describe(holder)}; "
-                "wait for it to end, or choose another folder (--out)"
+                f"wait for it to end, or choose another folder ({option})"
             ) from None
         except OSError as error:
             os.close(self._descriptor)
             raise KernregError(
                 f"the file system of {folder} has no file locks ({error.strerror}); "
-                "choose a folder on another one (--out)"
+                f"choose a folder on another one ({option})"
             ) from error
         try:
             os.ftruncate(self._descriptor, 0)

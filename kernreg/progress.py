@@ -1,4 +1,4 @@
-"""Progress of a long run: a meter in pairs, and signals that wait for the tile in hand."""
+"""Progress of a long run: a meter, and signals that wait for the tile in hand."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeAlias
 
-Progress: TypeAlias = Callable[[int, int], object]  # pairs done, those of earlier runs included; pairs in all
+Progress: TypeAlias = Callable[[int, int], object]  # units done, those of earlier runs included; units in all
 
 
 class Meter:
-    """Progress in pairs; the rate counts this run only."""
+    """Progress in pairs, or another unit; the rate counts this run only."""
 
-    def __init__(self, done: int, total: int, progress: bool | Progress) -> None:
+    def __init__(
+        self, done: int, total: int, progress: bool | Progress, unit: str = "pair", title: str = "gram"
+    ) -> None:
         self._done, self._total, self._bar = done, total, None
         self._call = progress if callable(progress) else None
         if progress is True:
@@ -24,20 +26,27 @@ class Meter:
             self._bar = tqdm(
                 total=total,
                 initial=done,
-                unit="pair",
+                unit=unit,
                 unit_scale=True,
                 smoothing=0,
-                desc="gram",
+                desc=title,
                 dynamic_ncols=True,
             )
         self.advance(0)
 
-    def advance(self, pairs: int) -> None:
-        self._done += pairs
+    def advance(self, units: int) -> None:
+        units = min(units, self._total - self._done)  # a total may be an estimate
+        self._done += units
         if self._bar is not None:
-            self._bar.update(pairs)
+            self._bar.update(units)
         if self._call is not None:
             self._call(self._done, self._total)
+
+    def skip(self, units: int) -> None:
+        """Units that an earlier run has done: they count as done, not as fast."""
+        if self._bar is not None:
+            self._bar.initial += units
+        self.advance(units)
 
     def note(self, text: str) -> None:
         if self._bar is not None:
@@ -46,7 +55,9 @@ class Meter:
     def __enter__(self) -> Meter:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None and self._done < self._total:
+            self.advance(self._total - self._done)
         if self._bar is not None:
             self._bar.close()
 

@@ -40,18 +40,31 @@ def absolute_ridge(
     Raises:
         KernregError: unknown rule or mode, a number out of range, no usable candidate.
     """
-    if mode not in ("absolute", "relative"):
-        raise KernregError(f'ridge_mode must be "absolute" or "relative", not {mode!r}')
-    scale = float(K.diagonal().mean(dtype=np.float64))
-    if (mode == "relative" or isinstance(ridge, str)) and not scale > 0:
-        raise KernregError(f"a relative ridge needs a positive mean diagonal; that of K is {scale:.3g}")
-    if isinstance(ridge, str):
-        return _chosen(
-            K, y, ridge, scale * np.asarray(RELATIVE_GRID if grid is None else grid, dtype=np.float64)
-        )
+    if not isinstance(ridge, str):
+        return ridge_in_units(K.diagonal(), ridge, mode)
+    scale = _scale(K.diagonal(), ridge, mode)
+    return _chosen(K, y, ridge, scale * np.asarray(RELATIVE_GRID if grid is None else grid, dtype=np.float64))
+
+
+def ridge_in_units(diagonal: npt.NDArray[Any], ridge: float, mode: RidgeMode = "absolute") -> float:
+    """λ in the units of K, of which only the diagonal (n,) is needed for a ridge that is a number.
+
+    Raises:
+        KernregError: unknown mode, a number out of range.
+    """
+    scale = _scale(diagonal, ridge, mode)
     if not (math.isfinite(ridge) and ridge >= 0):
         raise KernregError(f'the ridge must be a finite number ≥ 0, "loo" or "gcv", not {ridge!r}')
     return float(ridge) * (scale if mode == "relative" else 1.0)
+
+
+def _scale(diagonal: npt.NDArray[Any], ridge: float | str, mode: RidgeMode) -> float:
+    if mode not in ("absolute", "relative"):
+        raise KernregError(f'ridge_mode must be "absolute" or "relative", not {mode!r}')
+    scale = float(diagonal.mean(dtype=np.float64))
+    if (mode == "relative" or isinstance(ridge, str)) and not scale > 0:
+        raise KernregError(f"a relative ridge needs a positive mean diagonal; that of K is {scale:.3g}")
+    return scale
 
 
 def ridge_path(K: npt.NDArray[Any], y: Matrix, ridges: Matrix) -> tuple[Matrix, Matrix]:

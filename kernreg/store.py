@@ -44,6 +44,7 @@ class GramStore:
         y_train, y_test: (n, c) and (t, c) float64 targets.
         labels_train, labels_test: (n,) and (t,) int64, or None.
         rows_train, rows_test: (n,) and (t,) int64, row numbers in the source.
+        hashes_train: (n, 16) uint8; equal rows have equal hashes.
         grids: the tiles of "train", K(train, train), and of "test", K(test, train); shards: their files.
         versions, created: of kernreg and its libraries, and when; those of a tile: `shards.describe`.
     """
@@ -64,6 +65,7 @@ class GramStore:
         self.y_train, self.y_test = train.y, test.y
         self.labels_train, self.labels_test = train.labels, test.labels
         self.rows_train, self.rows_test = train.numbers, test.numbers
+        self.hashes_train = train.hashes
 
     @classmethod
     def create(
@@ -192,7 +194,7 @@ class GramStore:
         """
         n = self._prefix("n", n, self.n)
         K = np.empty((n, n), dtype)
-        for part, tile in self._require(kernel, n, 0, 0):
+        for part, tile in self.require(kernel, n, 0, 0):
             block = self.shards.read(part, tile, kernel)[: n - tile.row_start, : n - tile.column_start]
             K[tile.row_start : tile.row_stop, tile.column_start : tile.column_stop] = block
             if not tile.diagonal:
@@ -209,7 +211,7 @@ class GramStore:
         """
         n, t = self._prefix("n", n, self.n), self._prefix("t", t, self.t, 0)
         K = np.empty((t, n), dtype)
-        for part, tile in self._require(kernel, 0, t, n):
+        for part, tile in self.require(kernel, 0, t, n):
             block = self.shards.read(part, tile, kernel)[: t - tile.row_start, : n - tile.column_start]
             K[tile.row_start : tile.row_stop, tile.column_start : tile.column_stop] = block
         return K
@@ -262,7 +264,13 @@ class GramStore:
         if self._lock is None:
             raise KernregError(f"{self.path} is open for reading only; use GramStore.open(path, writer=True)")
 
-    def _require(self, kernel: str, n: int, t: int, columns: int) -> list[Place]:
+    def require(self, kernel: str, n: int, t: int, columns: int) -> list[Place]:
+        """The tiles of the leading n×n part of K(train, train) and t×columns part of K(test, train).
+
+        Raises:
+            KernregError: no such kernel, or a tile is missing, by file.
+        """
+        self._prefix("n", max(n, columns), self.n, 0)
         if kernel not in self.kernels:
             raise KernregError(f"{self.path} holds {' and '.join(self.kernels)}, not {kernel!r}")
         needed = self.shards.needed(n, t, columns)
