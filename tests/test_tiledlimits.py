@@ -130,9 +130,9 @@ def test_a_factor_that_was_begun_with_more_memory_asks_for_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = stored(tmp_path / "s.gram", problem(200))
-    monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 8, 200))
+    monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 40, 200))
     curve_from_store(store, ridge=λ, solver=TiledCholesky(keep_factor=True))
-    monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 8, 8))
+    monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 40, 40))
     # 200² float64 are 312 KiB; what rides along is 830 KiB.
     little = blocks.PROCESS_BYTES + 1_000_000
     with pytest.raises(KernregError, match="are allowed: use --memory"):
