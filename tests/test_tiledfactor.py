@@ -293,6 +293,7 @@ def store(tmp_path: Path) -> GramStore:
         ({"solver": TiledCholesky(memory="100MiB")}, "are allowed: use --memory"),
         ({"kernel": "nngp"}, "holds ntk, not 'nngp'"),
         ({"n": 21}, "21 rows are asked for"),
+        ({"n": 0}, "n=0 rows are asked for"),
         ({"Y": np.ones((19, 1))}, "Y has 19 rows, K has 20"),
         ({"Y": np.full((20, 1), np.nan)}, "NaN"),
         ({"solver": TiledCholesky(memory="lots")}, "no amount of memory"),
