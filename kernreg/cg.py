@@ -182,11 +182,8 @@ def _begin(A: Shifted, B: Matrix, M: Preconditioner | None, start: Matrix | None
     zeros = np.zeros(c, dtype=np.int64)
     probe = Probe(np.random.default_rng(seed).standard_normal((n,))) if M else None
     products = 0 if start is None else 1
-    energy = _inner(R, P)
     best = np.full(c, np.inf)
-    return State(
-        X, R, P, energy, residual, best, zeros, outcome, zeros.copy(), probe=probe, products=products
-    )
+    return State(X, R, P, residual, best, zeros, outcome, zeros.copy(), probe=probe, products=products)
 
 
 def _advance(s: State, A: Operator, B: Matrix, M: Preconditioner | None, rtol: float, floor: float) -> None:
@@ -217,15 +214,15 @@ def _advance(s: State, A: Operator, B: Matrix, M: Preconditioner | None, rtol: f
     active, P, AP, curvature = active[positive], P[:, positive], AP[:, positive], curvature[positive]
     if not active.size:
         return
-    step = s.energy[active] / curvature
+    # p·r and −z·Ap in place of r·z and its growth: the same in exact arithmetic, but a step along p never raises
+    # the energy, and p stays conjugate to the one before, whatever a replaced residual has perturbed
+    step = _inner(P, s.R[:, active]) / curvature
     s.X[:, active] += step * P
     R = s.R[:, active] - step * AP
     Z = M.apply(R) if M else R
-    energy = _inner(R, Z)
-    turn = energy / s.energy[active]
-    s.R[:, active], s.P[:, active], s.energy[active] = R, Z + turn * P, energy
+    turn = -_inner(Z, AP) / curvature
+    s.R[:, active], s.P[:, active] = R, Z + turn * P
     s.residual[active] = np.linalg.norm(R, axis=0) / np.linalg.norm(B[:, active], axis=0)
-    s.outcome[active[~(energy > 0) & (s.residual[active] > rtol)]] = STAGNATED
     for history, values in ((s.steps, step), (s.turns, turn)):
         entries: Matrix = np.full(s.X.shape[1], np.nan)
         entries[active] = values

@@ -28,7 +28,6 @@ class State:
 
     Attributes:
         X, R, P: (n, c) iterate, residual B − A·X, search direction.
-        energy: (c,) rᵀz, z the preconditioned residual.
         residual: (c,) ‖r‖/‖b‖; for a column that has left, measured.
         best: (c,) smallest measured relative residual.
         stuck: (c,) measurements in a row without progress that rounding accounts for.
@@ -42,7 +41,6 @@ class State:
     X: Matrix
     R: Matrix
     P: Matrix
-    energy: Matrix
     residual: Matrix
     best: Matrix
     stuck: Integers
@@ -90,7 +88,7 @@ class State:
         replace(path, write)
 
 
-_ARRAYS = ("X", "R", "P", "energy", "residual", "best", "stuck", "outcome", "taken")
+_ARRAYS = ("X", "R", "P", "residual", "best", "stuck", "outcome", "taken")
 
 
 def load(path: Path, problem: str) -> State | None:
@@ -102,7 +100,7 @@ def load(path: Path, problem: str) -> State | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}  # checks the CRC of each
         state, known, given = _state(found), str(found["format"]), str(found["problem"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -46,8 +46,11 @@ def extremes_of_steps(steps: Matrix, turns: Matrix) -> Extremes | None:
     found = []
     for α, β in zip(steps.T, turns.T, strict=True):
         took = np.isfinite(α)
-        if took.any():
-            α, β = α[took], β[took][:-1]
+        α, β = α[took], β[took]
+        # past the first that is not positive the steps are rounding
+        k = int(np.argmin(np.append((α > 0) & (β >= 0), False)))
+        if k:
+            α, β = α[:k], β[: k - 1]
             diagonal = 1 / α
             diagonal[1:] += β / α[:-1]
             found.append(ritz_extremes(diagonal, np.sqrt(β) / α[:-1]))

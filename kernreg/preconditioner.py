@@ -69,7 +69,8 @@ def preconditioner(K: Operator, ridge: float, rank: int, seed: int = 0) -> Preco
 
     Args:
         K: positive semidefinite; `rank` of its columns and those of rejected proposals are computed.
-        ridge: λ ≥ 0, absolute. μ is λ, or the mean of what is left of the diagonal where λ = 0.
+        ridge: λ ≥ 0, absolute. μ is λ plus the mean of what is left of the diagonal, so that a flat tail of the spectrum,
+            which no rank resolves, is taken as the multiple of I that it nearly is.
         rank: at most; less where F·Fᵀ is already as good as K + λI needs.
         seed: of the pivots; the same seed gives the same P.
 
@@ -86,7 +87,7 @@ def preconditioner(K: Operator, ridge: float, rank: int, seed: int = 0) -> Preco
     Q, R = qr(F, mode="economic", overwrite_a=True, check_finite=False)
     U, σ, _ = svd(R, check_finite=False)
     energy = np.square(σ)
-    μ = max(ridge if ridge else left / K.n, 100 * EPS * energy[0])
+    μ = max(ridge + left / max(K.n - r, 1), 100 * EPS * energy[0])
     D = (U * (energy / (energy + μ))) @ U.T
     return Preconditioner(Q, (D + D.T) / 2, float(μ), pivots, left / trace, float(energy[0]))
 

@@ -27,5 +27,5 @@ def with_eigenvalues(e: np.ndarray, seed: int = 0) -> np.ndarray:
 def digits_ntk(n: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, n) float64 NTK of a fully connected network on digits, and the targets (n, 10)."""
     digits = kernreg.load("digits", n=n, test=0, dtype="float64")
-    K = kernreg.gram(digits.x_train, None, Architecture.fcn(depth=3), kernel="ntk", backend="reference")
+    K = kernreg.gram(digits.x_train, None, Architecture.fcn(depth=3), kernel="ntk", backend="cpu")
     return np.asarray(K), digits.y_train

@@ -89,8 +89,8 @@ def test_plain_iterations_are_those_of_scipy() -> None:
     assert abs(int(PLAIN.solve(Dense(K), B, 1e-2).stats.iterations[0]) - steps) <= 1
 
 
-def test_the_preconditioner_saves_five_iterations_of_six() -> None:
-    K, Y = digits_ntk(400)
+def test_the_preconditioner_saves_four_iterations_of_five_on_digits() -> None:
+    K, Y = digits_ntk(1437)
     ridge = 1e-6 * float(K.diagonal().mean())
     plain, ranked = (ConjugateGradients(rtol=1e-8, rank=rank).solve(Dense(K), Y, ridge) for rank in (0, None))
     assert plain.ok
@@ -98,7 +98,8 @@ def test_the_preconditioner_saves_five_iterations_of_six() -> None:
     assert max(residuals(K, ranked.value, Y, ridge)) <= 1e-8
     assert ranked.stats.iterations.max() * 5 <= plain.stats.iterations.max()
     low, high = ranked.stats.preconditioned or (0.0, np.inf)
-    assert high / low < np.linalg.cond(K) / 20
+    assert high / low < 50
+    assert (plain.stats.eigenvalues or (1.0, 0.0))[1] > 1e3
 
 
 def test_a_start_at_the_solution_is_done_and_one_nearby_is_nearer() -> None:
@@ -133,7 +134,7 @@ def test_enough_iterations_that_were_not_confirmed_count() -> None:
 
 
 def test_more_than_float64_has_is_stagnation() -> None:
-    K, B = with_eigenvalues(np.geomspace(1e-9, 1, 40)), right_hand_sides(40, 2)
+    K, B = with_eigenvalues(np.geomspace(1e-5, 1, 40)), right_hand_sides(40, 2)
     solution = ConjugateGradients(rtol=1e-15, rank=0, max_iterations=3000).solve(Dense(K), B, 0.0)
     assert solution.status is Status.STAGNATED
     assert "rounding keeps it there" in solution.message

@@ -140,7 +140,7 @@ def test_auto_takes_a_factor_where_it_fits_and_says_why() -> None:
     tight = solve(Dense(K), Y, "auto", 0.1, memory=PROCESS_BYTES + 8 * 900)
     assert tight.stats.solver == "cg"
     assert "more than the" in tight.stats.why
-    np.testing.assert_allclose(tight.value, direct.value, rtol=1e-6)
+    np.testing.assert_allclose(tight.value, direct.value, atol=1e-7)  # cond 300, rtol 1e-8
     assert solve(Dense(K), Y, "cg", 0.1).stats.why == ""
     assert choose(10**7)[0] == "cg"
     assert choose(10)[0] == "cholesky"
