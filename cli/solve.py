@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cholesky", "cg"]),
     default="auto",
     show_default=True,
-    help="auto: a Cholesky factor if it fits into --memory, else conjugate gradients.",
+    help="cholesky: its factor on disk where --memory does not hold it; auto: cholesky if it fits, else cg.",
 )
 @click.option(
     "--ridge",
@@ -51,7 +51,15 @@ if TYPE_CHECKING:
 @click.option("--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: the NTK if it is there]")
 @click.option("--n", type=click.IntRange(min=1), help="The first n train rows. [default: all]")
 @click.option(
-    "--memory", type=byte_size, metavar="SIZE", help="Most memory to use. [default: half of this machine]"
+    "--memory",
+    type=byte_size,
+    metavar="SIZE",
+    help="Most memory to use. [default: three quarters of this machine]",
+)
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for a factor on disk. [default: beside GRAM]",
 )
 @threads
 @click.option(

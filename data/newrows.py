@@ -1,4 +1,4 @@
-"""New rows from a user's file, scaled as the training rows of a Gram were, so that a kernel between the two means something."""
+"""New rows from a user's file, scaled and transformed as the training rows of a Gram were."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kernreg.data.files import inputs, outputs, read_arrays
 from kernreg.data.normalise import scale
 from kernreg.data.registry import find, folder_of, function
 from kernreg.errors import KernregError
+from kernreg.symmetry import transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +41,9 @@ def new_rows(
     provenance   of the training rows: their normalisation with its mean and std, dtype and classes
     shape        (H, W, C) or (d,) of a training row
 
-    Raises KernregError: rows of another shape, labels that the training rows do not have, a damaged file, or training
-    rows that were transformed.
+    Raises KernregError: rows of another shape, labels that the training rows do not have, a damaged file, or a
+    transform that this machine draws differently.
     """
-    if provenance.get("transform"):
-        raise KernregError(
-            f"the training rows were transformed ({provenance['transform']}): new rows need the same, which a file cannot "
-            "have; use test rows of the store"
-        )
     arrays, _ = read_arrays(path, targets=False)
     x = inputs(arrays, "X", path)
     if x.shape[1:] != shape:
@@ -58,6 +54,14 @@ def new_rows(
     mean, std = (None if provenance.get(k) is None else np.array(provenance[k]) for k in ("mean", "std"))
     white = _white(x, provenance, data_dir) if normalise == "unit" else None
     scaled = scale(x, rows, normalise, str(provenance.get("dtype", "float64")), mean, std, white)
+    made = provenance.get("transform")
+    if made is not None:
+        τ = transform(made["name"], made["seed"] or 0, tuple(shape), made["patch"])
+        if τ.hash != made["hash"]:
+            raise KernregError(
+                f"the {made['name']} of seed {made['seed']} is another one here than when the Gram was made"
+            )
+        scaled = τ.apply(scaled)
     if "y" not in arrays:
         return NewRows(scaled, None, None)
     y, kind = outputs(arrays, "y", path, len(x))

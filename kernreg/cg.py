@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from kernreg.cgstate import CONVERGED, INDEFINITE, RUNNING, STAGNATED, Integers, State, load
-from kernreg.cholesky import EPS, Matrix
+from kernreg.cholesky import EPS, Matrix, round_up
 from kernreg.errors import KernregError
 from kernreg.iterations import Iterations, Report
 from kernreg.lanczos import Probe, extreme_eigenvalues, extremes_of_steps
@@ -264,7 +264,7 @@ def _remedy(A: Shifted, direction: Matrix) -> tuple[float, float]:
     """The smallest eigenvalue of K + λI that Lanczos finds from a direction of negative curvature, and a ridge for it."""
     least, largest = extreme_eigenvalues(A.matmul, direction, DIAGNOSIS)
     enough = A.ridge + 2 * max(-least, 0.0) + A.n * EPS * abs(largest)
-    return least, float(f"{1.1 * enough:.1e}")  # the number printed is the number meant
+    return least, round_up(enough)
 
 
 def _inner(U: Matrix, V: Matrix) -> Matrix:

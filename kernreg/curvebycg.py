@@ -15,15 +15,16 @@ import numpy.typing as npt
 
 from kernreg.cg import ConjugateGradients
 from kernreg.cholesky import Matrix, real_array
-from kernreg.curve import LearningCurve, anchors_of
+from kernreg.curve import LearningCurve
 from kernreg.errors import KernregError
 from kernreg.iterations import Report
 from kernreg.operators import Dense, Nested, Stored
 from kernreg.predict import DenseRows, StoredRows
-from kernreg.ridge import RidgeMode
+from kernreg.question import question
+from kernreg.ridge import RidgeMode, ridge_in_units
 from kernreg.solution import Solution, relative_ridge
-from kernreg.solve import absolute, solve
-from kernreg.targets import given_labels, inferred_labels, targets
+from kernreg.solve import solve
+from kernreg.targets import targets
 from kernreg.trace import gcv, trace_of_inverse
 
 if TYPE_CHECKING:
@@ -98,13 +99,10 @@ def curve_by_cg(
         raise KernregError(
             f"K has {n} rows and K_test {K_test.t}, but y is {y.shape} and y_test {y_test.shape}: rows and outputs must agree"
         )
-    if not y_test.any() or not y.any():
-        raise KernregError("y or y_test is zero everywhere, so the errors have nothing to be normalised by")
-    labels = inferred_labels(y, y_test) if labels_test is None else given_labels(labels_test, y_test)
-    solver = solver or ConjugateGradients()
-    marks = anchors_of(n, anchors)
+    asked, solver = question(y, y_test, labels_test, anchors, loo=probes > 0), solver or ConjugateGradients()
+    marks, labels = asked.anchors, asked.labels
     marks = marks[marks >= SMALLEST] if anchors is None and n >= SMALLEST else marks
-    λ = absolute(K, ridge, ridge_mode)
+    λ = ridge_in_units(K.diagonal(), ridge, ridge_mode)
     zero_error = float(np.square(y).sum() / n)
     squared_targets = np.square(y_test).sum(axis=1)
     squared_errors, mistakes = np.empty((len(marks), t)), np.empty(len(marks))

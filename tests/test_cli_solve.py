@@ -186,6 +186,30 @@ def test_predict_new_images_is_what_the_store_says_of_the_same_ones(gram: Path) 
     assert (silent["rows"], silent["loss"], silent["error"]) == (T, None, None)
 
 
+def test_new_images_are_transformed_as_the_training_rows_were() -> None:
+    done(
+        *GRAM,
+        "--n",
+        40,
+        "--test",
+        12,
+        "--transform",
+        "rotation",
+        "--transform-seed",
+        3,
+        "--out",
+        "turned.gram",
+    )
+    done("solve", "turned.gram", "--ridge", "1e-2", "--out", "a.h5")
+    store = kernreg.GramStore.open("turned.gram")
+    x, labels = raw_digits(store.rows_test)
+    np.savez("new.npz", X=x, y=labels)
+    done("predict", "a.h5", "--images", "new.npz", "--out", "new.h5")
+    with h5py.File("new.h5") as file:
+        f = store.test("ntk") @ np.linalg.solve(store.train("ntk") + 1e-2 * np.eye(40), store.y_train)
+        np.testing.assert_allclose(file["predictions"][...], f, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "said"),
     [
