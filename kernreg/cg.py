@@ -29,6 +29,7 @@ from kernreg.solution import Solution, Stats, Status, relative, relative_ridge
 
 REFRESH = 10  # steps between two true residuals
 STUCK = 3  # measurements without progress after which a column has stagnated
+PROBE_STEPS = 50  # of the vector that estimates eigenvalues: the largest is right long before
 DIAGNOSIS = 60  # Lanczos steps that look for the smallest eigenvalue of a matrix with negative curvature
 
 
@@ -192,7 +193,7 @@ def _advance(s: State, A: Operator, B: Matrix, M: Preconditioner | None, rtol: f
     tenth = s.iteration and s.iteration % REFRESH == 0
     check = active if tenth else active[s.residual[active] <= rtol]
     parts = [s.P[:, active], s.X[:, check]]
-    riding = s.probe if s.probe is not None and s.probe.running else None
+    riding = s.probe if s.probe is not None and s.probe.running and s.iteration < PROBE_STEPS else None
     product = A @ np.hstack(parts if riding is None else [*parts, riding.v])
     s.products += 1
     if not np.isfinite(product).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -143,6 +144,24 @@ def test_a_disk_that_refuses_is_one_line(tmp_path: Path) -> None:
     solver = ConjugateGradients(rank=0, checkpoint=tmp_path / "absent" / "cg.state", checkpoint_seconds=0)
     with pytest.raises(KernregError, match="cannot write"):
         solver.solve(Dense(K), B, 1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_iteration_and_keeps_it(number: signal.Signals, tmp_path: Path) -> None:
+    K, B = problem()
+    solver = ConjugateGradients(rtol=1e-9, rank=0, checkpoint=tmp_path / "cg.state", checkpoint_seconds=3600)
+
+    def interrupt(done: int, total: int, residual: float) -> None:
+        if done == 7:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(Dense(K), B, 1e-4, progress=interrupt)
+    calls: list[int] = []
+    rest = solver.solve(Dense(K), B, 1e-4, progress=lambda done, *_: calls.append(done))
+    assert calls[0] == 8
+    whole = replace(solver, checkpoint=None).solve(Dense(K), B, 1e-4)
+    np.testing.assert_array_equal(rest.value, whole.value)
 
 
 def test_states_are_written_no_oftener_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
