@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     metavar="LO:HI",
     help="Sample counts to fit. [default: the last decade, after any peak]",
 )
+@click.option(
+    "--breaks", is_flag=True, help="Also look for a change of the exponent (DIDE, or a noise crossover)."
+)
 @threads
 @click.option(
     "--out",
@@ -77,7 +80,7 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
 
     kernel, model = settings.pop("kernel"), settings.pop("model")
     measurements = []
-    for store in _stores(grams or (DEFAULT_FOLDER,)):
+    for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
             click.echo(f"{store.path}: {name}, n = {store.n}", err=True)
             measurements.append(measure(store, name, model=model if exponent else None, **settings))
@@ -99,7 +102,7 @@ def print_results(measurements: Sequence[Measurement], files: Sequence[Path], as
         click.echo(line)
 
 
-def _stores(paths: Sequence[Path]) -> list[GramStore]:
+def stores_of(paths: Sequence[Path]) -> list[GramStore]:
     """The stores that paths name, each once."""
     from kernreg.measure import complete_stores
     from kernreg.store import GramStore
