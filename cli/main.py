@@ -11,7 +11,19 @@ import click
 from kernreg import __version__
 from kernreg.errors import KernregError
 
-COMMANDS = ("gram", "fit", "solve", "predict", "info", "verify", "symmetry", "data", "doctor", "demo")
+COMMANDS = (
+    "gram",
+    "fit",
+    "theory",
+    "solve",
+    "predict",
+    "info",
+    "verify",
+    "symmetry",
+    "data",
+    "doctor",
+    "demo",
+)
 
 
 class Failure(click.ClickException):
