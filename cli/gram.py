@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order.")
 @click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]")
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu or reference.")
+@click.option("--backend", default="auto", show_default=True, help="auto, cpu, triton or reference.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
