@@ -102,7 +102,10 @@ def measure(case: Case, place: Any, repeats: int) -> dict[str, Any]:
     torch = triton_device.torch()
     torch.backends.cuda.matmul.allow_tf32 = False
     real, n = getattr(torch, case.dtype), case.n
-    x, z = (torch.randn((n, *case.shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    x, z = (
+        torch.randn((n, *case.shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    )
     X, Z = (on_triton.prepare(rows.to(place), case.architecture, case.dtype) for rows in (x, z))
     columns = X if case.made != "gram" else Z
     V = torch.randn((n, on_triton.VECTORS), dtype=torch.float64, device=place)
@@ -119,7 +122,10 @@ def measure(case: Case, place: Any, repeats: int) -> dict[str, Any]:
     length = tree.order.size * tree.tops
     a, b = (torch.randn((n, length), dtype=real, device=place) for _ in range(2))
     plain = torch.empty((n, n), dtype=real, device=place)
-    clocks = {"ours": clock(run[case.made], place), "plain": clock(lambda: torch.matmul(a, b.T, out=plain), place)}
+    clocks = {
+        "ours": clock(run[case.made], place),
+        "plain": clock(lambda: torch.matmul(a, b.T, out=plain), place),
+    }
     work = {"ours": products * length, "plain": n * n * length}
     turns = {
         key: Contestant(work[key], seconds, 1 if repeats == 1 else calls_for(0.1, seconds(1)))
@@ -157,7 +163,9 @@ def verify(case: Case, found: Any, x: Any, z: Any, V: Any) -> float:
             truth = reference.compute(rows[part], others[part], case.architecture, "ntk")["ntk"]
             error = max(error, relative_error(found[part, part].cpu().numpy(), truth))
     if not error <= TOLERANCE[case.dtype]:
-        raise RedCheckError(f"{case.label}: off the definition by {error:.1e}, allowed {TOLERANCE[case.dtype]:.0e}")
+        raise RedCheckError(
+            f"{case.label}: off the definition by {error:.1e}, allowed {TOLERANCE[case.dtype]:.0e}"
+        )
     return error
 
 
@@ -191,7 +199,12 @@ def gpu(place: Any) -> dict[str, Any]:
         question = ["nvidia-smi", "--query-gpu=clocks.max.sm,driver_version", "--format=csv,noheader,nounits"]
         answer = subprocess.run(question, capture_output=True, text=True).stdout.splitlines()
         mhz, driver = (answer[place.index] if answer else "?,?").split(",")
-        found = {"gpu": about.name, "multiprocessors": about.multi_processor_count, "max_MHz": mhz, "driver": driver.strip()}
+        found = {
+            "gpu": about.name,
+            "multiprocessors": about.multi_processor_count,
+            "max_MHz": mhz,
+            "driver": driver.strip(),
+        }
     return found | {"torch": torch.__version__, "triton": version("triton")}
 
 
@@ -204,8 +217,12 @@ def line(row: dict[str, Any]) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    head = f"{machine['gpu']}, torch {machine['torch']}, triton {machine['triton']}; {machine['date'][:10]}, commit {machine['commit']}."
-    table = ["| case | n | multiply-adds/s | of a plain product (target) | updates/s | error |", "|---|---|---|---|---|---|"]
+    head = f"{machine['gpu']}, torch {machine['torch']}, triton {machine['triton']}; "
+    head += f"{machine['date'][:10]}, commit {machine['commit']}."
+    table = [
+        "| case | n | multiply-adds/s | of a plain product (target) | updates/s | error |",
+        "|---|---|---|---|---|---|",
+    ]
     return "\n".join([head, "", *table, *map(line, result["rows"])]) + "\n"
 
 

@@ -1,6 +1,7 @@
 """The dual maps of the activations, float64 NumPy: what a ReLU or an erf does to S and T.
 
-Cho & Saul (2009) for ReLU, Williams (1997) for erf, Rahimi & Recht (2007) for rbf; the tangent is one more line (Jacot et al. 2018).
+Cho & Saul (2009) for ReLU, Williams (1997) for erf, Rahimi & Recht (2007) for rbf; the tangent is one more line (Jacot et
+al. 2018).
 """
 
 from __future__ import annotations

@@ -105,12 +105,18 @@ class _Window:
 
     @property
     def out(self) -> tuple[int, int]:
-        H, W = (output_size(*axis, self.padding) for axis in zip(self.size, self.filter, self.strides, strict=True))
+        H, W = (
+            output_size(*axis, self.padding)
+            for axis in zip(self.size, self.filter, self.strides, strict=True)
+        )
         return H, W
 
     @property
     def low(self) -> tuple[int, int]:
-        y, x = (padding_low(*axis, self.padding) for axis in zip(self.size, self.filter, self.strides, strict=True))
+        y, x = (
+            padding_low(*axis, self.padding)
+            for axis in zip(self.size, self.filter, self.strides, strict=True)
+        )
         return y, x
 
     @property
@@ -168,11 +174,15 @@ def tree(architecture: Architecture, shape: tuple[int, ...]) -> Tree:
                 stages.append(Stage(area, layer.weight_variance, layer.bias_variance))
                 windows.append(window)
                 size = window.out
-            case Activation() if layer.fn in KINDS and k > 0 and isinstance(layers[k - 1], Dense | Conv) and not pooled:
+            case Activation() if (
+                layer.fn in KINDS and k > 0 and isinstance(layers[k - 1], Dense | Conv) and not pooled
+            ):
                 last = stages[-1]
                 stages[-1] = Stage(last.children, last.weight, last.bias, KINDS[layer.fn])
             case _:
-                raise _uncovered(k, layers, "[dense or conv → relu, erf or rbf] × depth → flatten or gap → dense")
+                raise _uncovered(
+                    k, layers, "[dense or conv → relu, erf or rbf] × depth → flatten or gap → dense"
+                )
     if not stages or pending > 1 or (size != (1, 1) and not flattened):
         raise _uncovered(len(layers) - 1, layers, "a dense layer after a flatten layer at the end")
     tops = size[0] * size[1] if pooled else 1
@@ -203,5 +213,6 @@ def _order(windows: list[_Window], top: tuple[int, int], channels: int) -> Indic
 
 def _uncovered(k: int, layers: tuple[Layer, ...], expected: str) -> NotImplementedError:
     return NotImplementedError(
-        f"backend triton covers {expected}, not layer {k + 1}, {layers[k]}: name another backend, 'reference' covers every network"
+        f"backend triton covers {expected}, not layer {k + 1}, {layers[k]}: "
+        "name another backend, 'reference' covers every network"
     )

@@ -25,7 +25,9 @@ def torch() -> Any:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise KernregError(f"backend triton needs {name} ({error}): pip install 'kernreg[triton]'") from None
+            raise KernregError(
+                f"backend triton needs {name} ({error}): pip install 'kernreg[triton]'"
+            ) from None
     return importlib.import_module("torch")
 
 

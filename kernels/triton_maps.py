@@ -1,7 +1,7 @@
 """Device functions on a tile of pairs: the affine step and the dual maps of the activations.
 
-A pair is carried as D = 1 − c, E = 1 + c and T, c = S/√(Qx·Qz); nothing subtracts nearly equal numbers (kernels/dense.py). Where no
-covariance is negative (SIGNED false) E = 2 − D, and no register holds it. Polynomials: kernels/polynomials.py.
+A pair is carried as D = 1 − c, E = 1 + c and T, c = S/√(Qx·Qz); nothing subtracts nearly equal numbers (kernels/dense.py).
+Where no covariance is negative (SIGNED false) E = 2 − D, and no register holds it. Polynomials: kernels/polynomials.py.
 """
 
 # mypy: disable-error-code="no-untyped-def"

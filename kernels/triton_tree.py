@@ -100,9 +100,12 @@ def halves(minus, plus):
 
 
 @triton.jit
-def stage(D, E, T, s, i, j, rows, cols, tables, NTK: tl.constexpr, SIGNED: tl.constexpr, KINDS: tl.constexpr):
+def stage(
+    D, E, T, s, i, j, rows, cols, tables, steps, NTK: tl.constexpr, SIGNED: tl.constexpr, KINDS: tl.constexpr
+):
     """Affine step and activation of node i of x and node j of z in stage s."""
-    x_table, z_table, ld_x, ld_z, starts, affines, kinds = tables
+    x_table, z_table, ld_x, ld_z = tables
+    starts, affines, kinds, _ = steps
     if not SIGNED:
         E = D  # 2 − D where it is wanted, and no register until then
     first = tl.load(starts + s)
@@ -114,14 +117,14 @@ def stage(D, E, T, s, i, j, rows, cols, tables, NTK: tl.constexpr, SIGNED: tl.co
         tl.load(affines + 2 * s), tl.load(affines + 2 * s + 1), NTK, SIGNED,
     )  # fmt: skip
     kind = tl.load(kinds + s)
-    if KINDS & 2:
+    if KINDS & 2:  # noqa: SIM102  (one is known to the compiler, the other is not)
         if kind == RELU:
             D, E, T = relu(D, E, T, NTK, SIGNED)
-    if KINDS & 4:
+    if KINDS & 4:  # noqa: SIM102
         if kind == ERF:
-            x_after, z_after = deviation(x_table, i, AFTER, rows, ld_x), deviation(z_table, j, AFTER, cols, ld_z)
-            D, E, T = erf(D, E, T, u, v, x_after, z_after, NTK)
-    if KINDS & 8:
+            a, b = deviation(x_table, i, AFTER, rows, ld_x), deviation(z_table, j, AFTER, cols, ld_z)
+            D, E, T = erf(D, E, T, u, v, a, b, NTK)
+    if KINDS & 8:  # noqa: SIM102
         if kind == RBF:
             D, E, T = rbf(D, T, u, v, NTK)
     return D, E, T
@@ -129,21 +132,24 @@ def stage(D, E, T, s, i, j, rows, cols, tables, NTK: tl.constexpr, SIGNED: tl.co
 
 @triton.jit
 def node(
-    LEVEL: tl.constexpr, i, j, rows, cols, leaves, tables, groups, NTK: tl.constexpr, SIGNED: tl.constexpr,
+    LEVEL: tl.constexpr, i, j, rows, cols, leaves, tables, steps, NTK: tl.constexpr, SIGNED: tl.constexpr,
     KINDS: tl.constexpr, LONG: tl.constexpr, SAME: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr,
     SEGMENT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """D, E, T of node i of x and node j of z after stage LEVEL, and all below it."""
     x, z, q, ld_x, ld_z = leaves
-    x_table, z_table, ld_xt, ld_zt, starts, affines, kinds = tables
+    x_table, z_table, ld_xt, ld_zt = tables
+    starts, _, _, groups = steps
     T = tl.zeros((BM, BN), x.dtype.element_ty)
     if LEVEL == 0:
         if LONG:
-            D, E = long_leaf(x, z, i, j, rows, cols, q, ld_x, ld_z, SAME, NEAR, PRECISION, SEGMENT, BM, BN, BK)
+            D, E = long_leaf(
+                x, z, i, j, rows, cols, q, ld_x, ld_z, SAME, NEAR, PRECISION, SEGMENT, BM, BN, BK
+            )
         else:
             D, E = short_leaf(x, z, i, j, rows, cols, q, ld_x, ld_z, BM, BN)
         # signs end with the first activation, if it is none of an erf
-        D, E, T = stage(D, E, T, 0, i, j, rows, cols, tables, NTK, True, KINDS)
+        D, E, T = stage(D, E, T, 0, i, j, rows, cols, tables, steps, NTK, True, KINDS)
     else:
         D = tl.zeros((BM, BN), x.dtype.element_ty)
         E = tl.zeros((BM, BN), x.dtype.element_ty)
@@ -152,7 +158,7 @@ def node(
         for child in range(count):
             k, l = i * count + child, j * count + child
             d, e, t = node(
-                LEVEL - 1, k, l, rows, cols, leaves, tables, groups, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
+                LEVEL - 1, k, l, rows, cols, leaves, tables, steps, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
                 SEGMENT, BM, BN, BK,
             )  # fmt: skip
             a = deviation(x_table, below + k, SHARE, rows, ld_xt)[:, None]
@@ -165,31 +171,31 @@ def node(
                 T += t
         if NTK:
             T = T / count.to(x.dtype.element_ty)
-        D, E, T = stage(D, E, T, LEVEL, i, j, rows, cols, tables, NTK, SIGNED, KINDS)
+        D, E, T = stage(D, E, T, LEVEL, i, j, rows, cols, tables, steps, NTK, SIGNED, KINDS)
     return D, E, T
 
 
 @triton.jit
 def top(
-    i, j, rows, cols, leaves, tables, groups, stages, LEVELS: tl.constexpr, NTK: tl.constexpr, SIGNED: tl.constexpr,
+    i, j, rows, cols, leaves, tables, steps, stages, LEVELS: tl.constexpr, NTK: tl.constexpr, SIGNED: tl.constexpr,
     KINDS: tl.constexpr, LONG: tl.constexpr, SAME: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr,
     SEGMENT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """(NNGP, NTK) of node i of x and node j of z after the last stage."""
-    x_table, z_table, ld_x, ld_z, starts, affines, kinds = tables
+    x_table, z_table, ld_x, ld_z = tables
     D, E, T = node(
-        LEVELS, i, j, rows, cols, leaves, tables, groups, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION, SEGMENT, BM, BN, BK
-    )
+        LEVELS, i, j, rows, cols, leaves, tables, steps, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION, SEGMENT, BM, BN, BK,
+    )  # fmt: skip
     for s in range(LEVELS + 1, stages):
-        D, E, T = stage(D, E, T, s, i, j, rows, cols, tables, NTK, SIGNED, KINDS)
-    last = tl.load(starts + stages - 1)
+        D, E, T = stage(D, E, T, s, i, j, rows, cols, tables, steps, NTK, SIGNED, KINDS)
+    last = tl.load(steps[0] + stages - 1)
     u, v = deviation(x_table, last + i, AFTER, rows, ld_x), deviation(z_table, last + j, AFTER, cols, ld_z)
     return (u[:, None] * v[None, :]) * (1.0 - D), T
 
 
 @triton.jit
 def values(
-    rows, cols, leaves, tables, groups, scales, stages, tops, readout, readouts, LEVELS: tl.constexpr,
+    rows, cols, leaves, tables, steps, scales, stages, tops, readout, readouts, LEVELS: tl.constexpr,
     POOLED: tl.constexpr, NTK: tl.constexpr, SIGNED: tl.constexpr, KINDS: tl.constexpr, LONG: tl.constexpr,
     SAME: tl.constexpr, NEAR: tl.constexpr, PRECISION: tl.constexpr, SEGMENT: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr,
@@ -205,7 +211,7 @@ def values(
             T_row = tl.zeros((BM, BN), x_scale.dtype)
             for j in range(tops):
                 s, t = top(
-                    i, j, rows, cols, leaves, tables, groups, stages, LEVELS, NTK, SIGNED, KINDS, LONG, SAME, NEAR,
+                    i, j, rows, cols, leaves, tables, steps, stages, LEVELS, NTK, SIGNED, KINDS, LONG, SAME, NEAR,
                     PRECISION, SEGMENT, BM, BN, BK,
                 )  # fmt: skip
                 S_row += s
@@ -220,7 +226,7 @@ def values(
             T = S + w * T
     else:
         S, T = top(
-            0, 0, rows, cols, leaves, tables, groups, stages, LEVELS, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
+            0, 0, rows, cols, leaves, tables, steps, stages, LEVELS, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
             SEGMENT, BM, BN, BK,
         )  # fmt: skip
         S, T = S * x_scale * z_scale, T * x_scale * z_scale
@@ -252,10 +258,11 @@ def gram_kernel(
     rows = tl.load(tile).to(tl.int64) * BM + tl.arange(0, BM)
     cols = tl.load(tile + 1).to(tl.int64) * BN + tl.arange(0, BN)
     leaves = (x, z, q, tl.cast(ld_x, tl.int64), tl.cast(ld_z, tl.int64))
-    tables = (x_table, z_table, tl.cast(ld_xt, tl.int64), tl.cast(ld_zt, tl.int64), starts, affines, kinds)
+    tables = (x_table, z_table, tl.cast(ld_xt, tl.int64), tl.cast(ld_zt, tl.int64))
+    steps = (starts, affines, kinds, groups)
     # rows beyond the last are computed as the last, and not stored
     S, T = values(
-        tl.minimum(rows, n - 1), tl.minimum(cols, m - 1), leaves, tables, groups, (x_scale, z_scale), stages, tops, readout,
+        tl.minimum(rows, n - 1), tl.minimum(cols, m - 1), leaves, tables, steps, (x_scale, z_scale), stages, tops, readout,
         readouts, LEVELS, POOLED, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION, SEGMENT, BM, BN, BK,
     )  # fmt: skip
     if NNGP:
@@ -280,14 +287,15 @@ def product_kernel(
     rows = block.to(tl.int64) * BM + tl.arange(0, BM)
     ld_v = tl.cast(ld_v, tl.int64)
     leaves = (x, z, q, tl.cast(ld_x, tl.int64), tl.cast(ld_z, tl.int64))
-    tables = (x_table, z_table, tl.cast(ld_xt, tl.int64), tl.cast(ld_zt, tl.int64), starts, affines, kinds)
+    tables = (x_table, z_table, tl.cast(ld_xt, tl.int64), tl.cast(ld_zt, tl.int64))
+    steps = (starts, affines, kinds, groups)
     lane = tl.arange(0, BC)
     wide: tl.constexpr = out.dtype.element_ty
     total = tl.zeros((BM, BC), wide)
     for t in range(part * each, tl.minimum((part + 1) * each, tl.cdiv(m, BN))):
         cols = tl.cast(t, tl.int64) * BN + tl.arange(0, BN)
         S, T = values(
-            tl.minimum(rows, n - 1), tl.minimum(cols, m - 1), leaves, tables, groups, (x_scale, z_scale), stages, tops,
+            tl.minimum(rows, n - 1), tl.minimum(cols, m - 1), leaves, tables, steps, (x_scale, z_scale), stages, tops,
             readout, readouts, LEVELS, POOLED, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION, SEGMENT, BM, BN, BK,
         )  # fmt: skip
         K = S

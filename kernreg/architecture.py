@@ -180,8 +180,12 @@ class Architecture:
         try:
             return makers[key](**settings)
         except TypeError:
-            known = {"fcn": ["filter", "padding", "stride"]} | dict.fromkeys(PATCHES, ["padding", "stride"])
-            wrong = [s for s in settings if s in known.get(key, ())] or [s for s in settings if s not in _SETTINGS]
+            known = {"fcn": ["filter", "padding", "stride"]} | {
+                name: ["padding", "stride"] for name in PATCHES
+            }
+            wrong = [s for s in settings if s in known.get(key, ())] or [
+                s for s in settings if s not in _SETTINGS
+            ]
             if not wrong:
                 raise
             raise KernregError(f"architecture {key!r} has no setting {wrong[0]!r}") from None

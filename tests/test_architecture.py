@@ -66,7 +66,9 @@ def test_presets_are_what_their_names_say() -> None:
     patch, relu, dense = Conv((2, 2), (2, 2), "VALID", 2.0, 0.01), Activation("relu"), Dense(2.0, 0.01)
     assert Architecture.preset("hr-cnn").layers == (*(patch, relu) * 3, Flatten(), dense, relu, dense)
     assert Architecture.preset("hr-cnn-gap").layers == (*(patch, relu) * 3, GlobalAvgPool(), dense)
-    assert Architecture.preset("D-CNN", filter=(16, 1)).layers[2] == Conv((16, 1), (16, 1), "VALID", 2.0, 0.01)
+    assert Architecture.preset("D-CNN", filter=(16, 1)).layers[2] == Conv(
+        (16, 1), (16, 1), "VALID", 2.0, 0.01
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,11 @@ def test_a_valid_window_drops_what_does_not_fill_it() -> None:
 def test_the_first_layer_may_overlap(padding: Any) -> None:
     t = tree(Architecture((Conv((3, 3), (1, 1), padding, 1.0, 0.0), ACT, Flatten(), DENSE)), (4, 4, 1))
     assert t.leaves == (4 if padding == "VALID" else 16)
-    corner = {"SAME": [16, 16, 16, 16, 0, 1, 16, 4, 5], "CIRCULAR": [15, 12, 13, 3, 0, 1, 7, 4, 5], "VALID": [0, 1, 2, 4, 5, 6, 8, 9, 10]}
+    corner = {
+        "SAME": [16, 16, 16, 16, 0, 1, 16, 4, 5],
+        "CIRCULAR": [15, 12, 13, 3, 0, 1, 7, 4, 5],
+        "VALID": [0, 1, 2, 4, 5, 6, 8, 9, 10],
+    }
     assert list(t.order[0]) == corner[padding]
 
 

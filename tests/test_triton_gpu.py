@@ -17,7 +17,9 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (67, 33, SHORT), (129, 65, LONG), (300, 257, 784), (130, 70, 3072)])
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(1, 1, 1), (67, 33, SHORT), (129, 65, LONG), (300, 257, 784), (130, 70, 3072)]
+)
 def test_fully_connected_of_any_size(n: int, m: int, d: int, dtype: str) -> None:
     x, z = cases.vectors(n, d), cases.vectors(m, d, seed=1)
     assert cases.error(x, z, Architecture.fcn(), "both", dtype) <= 1
@@ -57,14 +59,22 @@ def test_tensor_cores_in_three_products_keep_float32() -> None:
         rows = on_triton.prepare(triton_device.moved(x), architecture, "float32")
         truth = cases.extended(x, x, architecture)
         for name, K in on_triton.gram(rows, None, "both", precision="tf32x3").items():
-            np.testing.assert_allclose(K.cpu().numpy()[:11, :11], truth[name][:11, :11], rtol=relative("float32", architecture))
+            np.testing.assert_allclose(
+                K.cpu().numpy()[:11, :11], truth[name][:11, :11], rtol=relative("float32", architecture)
+            )
 
 
 @pytest.mark.parametrize(
     ("n", "m", "d", "columns", "dtype", "wide"),
-    [(5, None, SHORT, None, "float32", "float64"), (1000, 1030, LONG, 17, "float64", "float64"), (1000, None, 784, 3, "float32", "float32")],
+    [
+        (5, None, SHORT, None, "float32", "float64"),
+        (1000, 1030, LONG, 17, "float64", "float64"),
+        (1000, None, 784, 3, "float32", "float32"),
+    ],
 )
-def test_products_with_vectors(n: int, m: int | None, d: int, columns: int | None, dtype: str, wide: str) -> None:
+def test_products_with_vectors(
+    n: int, m: int | None, d: int, columns: int | None, dtype: str, wide: str
+) -> None:
     bound = 4 * np.sqrt(n) * float(np.finfo(wide).eps) + relative(dtype, Architecture.fcn(2))
     assert cases.product_error(n, m, d, columns, Architecture.fcn(2), "ntk", dtype, wide) <= bound
 

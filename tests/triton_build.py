@@ -1,6 +1,8 @@
 """Compile the Triton kernels ahead of time, without a GPU: registers, spills and instructions, by target.
 
-    python tests/triton_build.py CASE SM      prints JSON
+    python tests/triton_build.py CASE SM
+
+prints JSON, for CASE one of CASES below and SM 80 or 90.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ CASES: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+REAL = ("x", "z", "x_table", "z_table", "x_scale", "z_scale", "affines", "readout", "nngp", "ntk")
+
+
 def signature(case: str) -> tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]:
     """The kernel, the types of its arguments, its constants and its options."""
     import torch
@@ -51,11 +56,15 @@ def signature(case: str) -> tuple[Any, dict[str, str], dict[str, Any], dict[str,
     settings = on_triton._settings(rows, True, precision)
     options = {name: settings.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
     real, wide = {"float32": "*fp32", "float64": "*fp64"}[dtype], "*fp32" if made == "product32" else "*fp64"
-    types = dict.fromkeys("x z x_table z_table x_scale z_scale affines readout nngp ntk".split(), real)
-    types |= {"vectors": wide, "out": wide, "starts": "*i64"} | dict.fromkeys(("kinds", "groups", "tiles"), "*i32")
+    types = dict.fromkeys(REAL, real)
+    types |= {"vectors": wide, "out": wide, "starts": "*i64"} | dict.fromkeys(
+        ("kinds", "groups", "tiles"), "*i32"
+    )
     product = made.startswith("product")
     kernel = triton_tree.product_kernel if product else triton_tree.gram_kernel
-    settings |= {"NTK": True, "BC": on_triton.VECTORS} if product else {"NNGP": made != "ntk", "NTK": made != "nngp"}
+    settings |= (
+        {"NTK": True, "BC": on_triton.VECTORS} if product else {"NNGP": made != "ntk", "NTK": made != "nngp"}
+    )
     arguments = {name: types.get(name, "i32") for name in kernel.arg_names}
     return kernel, arguments | dict.fromkeys(settings, "constexpr"), settings, options
 
@@ -80,7 +89,12 @@ def build(case: str, capability: int) -> dict[str, Any]:
         listing = tool("cuobjdump", "-sass", file.name)
     found = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
     names = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]+)", listing))
-    return {"seconds": round(seconds, 1), "shared": built.metadata.shared, **found, "instructions": dict(names.most_common())}
+    return {
+        "seconds": round(seconds, 1),
+        "shared": built.metadata.shared,
+        **found,
+        "instructions": dict(names.most_common()),
+    }
 
 
 def tool(name: str, *arguments: str) -> str:

@@ -77,7 +77,9 @@ def extended(x: Array, z: Array, architecture: Architecture) -> dict[str, Array]
             T = S + layer.weight_variance * T
         else:
             P = np.sqrt(Qx * Qz)
-            acute = 2 * np.arcsin(np.sqrt(np.divide(np.maximum(P - abs(S), 0), 2 * P, out=0 * P, where=P > 0)))
+            acute = 2 * np.arcsin(
+                np.sqrt(np.divide(np.maximum(P - abs(S), 0), 2 * P, out=0 * P, where=P > 0))
+            )
             theta = np.where(S < 0, PI - acute, acute)
             turn = (PI - theta) / (2 * PI)
             S, T, Qx, Qz = P * np.sin(acute) / (2 * PI) + turn * S, turn * T, Qx / 2, Qz / 2
@@ -113,7 +115,11 @@ def product_error(
 ) -> float:  # fmt: skip
     """The largest error of K·V against the same kernel's K times V in float64, relative to |K|·|V|."""
     x, z = vectors(n, d), None if m is None else vectors(m, d, seed=1)
-    V = np.random.default_rng(4).standard_normal((m or n, *(() if columns is None else (columns,)))).astype(wide)
+    V = (
+        np.random.default_rng(4)
+        .standard_normal((m or n, *(() if columns is None else (columns,))))
+        .astype(wide)
+    )
     K = on_triton.compute(x, z, architecture, kernel, dtype)[kernel].astype(np.float64)
     with poisoned():
         found = on_triton.matmul(x, architecture, kernel, V, dtype, z)
