@@ -15,17 +15,16 @@ import triton.language as tl
 
 from kernreg.kernels.triton_maps import ERF, RBF, RELU, TINY, affine, erf, rbf, relu
 
-# columns of the table of deviations: √Q of a node's input, after the affine step, its inverse, after the activation, and √(Q/ΣQ)
-# among its siblings
-BEFORE, AFFINE, INVERSE, AFTER, SHARE = (tl.constexpr(k) for k in range(5))
-COLUMNS = tl.constexpr(5)
+COLUMNS = tl.constexpr(5)  # of the table of deviations
 
 COUNTS = ("n", "m", "stages", "tops", "readouts", "count", "each")  # one compiled kernel for all of them
 
 
 @triton.jit
-def deviation(table, node, column: tl.constexpr, rows, ld):
-    return tl.load(table + (node * COLUMNS + column) * ld + rows)
+def deviations(table, node, rows, ld):
+    """√Q of a node's input, after the affine step, its inverse, after the activation, and √(Q/ΣQ) among its siblings."""
+    at = table + node * COLUMNS * ld + rows
+    return tl.load(at), tl.load(at + ld), tl.load(at + 2 * ld), tl.load(at + 3 * ld), tl.load(at + 4 * ld)
 
 
 @triton.jit
@@ -45,12 +44,13 @@ def long_leaf(
         c += part
     # one number for both, to save registers: D where it is the smaller, else −E
     s = tl.where(c < 0, -1.0 - c, 1.0 - c)
-    near = tl.abs(s) < NEAR
+    place = tl.arange(0, BM)
+    # not the copies of the last row that fill a ragged tile
+    near = (tl.abs(s) < NEAR) & (rows - tl.min(rows, axis=0) == place)[:, None]
     if SAME:
         itself = (rows[:, None] == cols[None, :]) & (i == j)
         s = tl.where(itself, 0.0, s)
         near = near & (itself == 0)
-    place = tl.arange(0, BM)
     waiting = tl.where(tl.max(near.to(tl.int32), axis=1) > 0, place, BM)
     row = tl.min(waiting, axis=0)
     while row < BM:
@@ -109,24 +109,20 @@ def stage(
     if not SIGNED:
         E = D  # 2 − D where it is wanted, and no register until then
     first = tl.load(starts + s)
-    i, j = first + i, first + j
-    u, v = deviation(x_table, i, AFFINE, rows, ld_x), deviation(z_table, j, AFFINE, cols, ld_z)
-    D, E, T = affine(
-        D, E, T, deviation(x_table, i, BEFORE, rows, ld_x), deviation(z_table, j, BEFORE, cols, ld_z), u, v,
-        deviation(x_table, i, INVERSE, rows, ld_x), deviation(z_table, j, INVERSE, cols, ld_z),
-        tl.load(affines + 2 * s), tl.load(affines + 2 * s + 1), NTK, SIGNED,
-    )  # fmt: skip
+    u, u_new, u_inverse, u_after, _ = deviations(x_table, first + i, rows, ld_x)
+    v, v_new, v_inverse, v_after, _ = deviations(z_table, first + j, cols, ld_z)
+    w, b = tl.load(affines + 2 * s), tl.load(affines + 2 * s + 1)
+    D, E, T = affine(D, E, T, u, v, u_new, v_new, u_inverse, v_inverse, w, b, NTK, SIGNED)
     kind = tl.load(kinds + s)
     if KINDS & 2:  # noqa: SIM102  (one is known to the compiler, the other is not)
         if kind == RELU:
             D, E, T = relu(D, E, T, NTK, SIGNED)
     if KINDS & 4:  # noqa: SIM102
         if kind == ERF:
-            a, b = deviation(x_table, i, AFTER, rows, ld_x), deviation(z_table, j, AFTER, cols, ld_z)
-            D, E, T = erf(D, E, T, u, v, a, b, NTK)
+            D, E, T = erf(D, E, T, u_new, v_new, u_after, v_after, NTK)
     if KINDS & 8:  # noqa: SIM102
         if kind == RBF:
-            D, E, T = rbf(D, T, u, v, NTK)
+            D, E, T = rbf(D, T, u_new, v_new, NTK)
     return D, E, T
 
 
@@ -161,8 +157,9 @@ def node(
                 LEVEL - 1, k, l, rows, cols, leaves, tables, steps, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
                 SEGMENT, BM, BN, BK,
             )  # fmt: skip
-            a = deviation(x_table, below + k, SHARE, rows, ld_xt)[:, None]
-            b = deviation(z_table, below + l, SHARE, cols, ld_zt)[None, :]
+            _, _, _, _, a = deviations(x_table, below + k, rows, ld_xt)
+            _, _, _, _, b = deviations(z_table, below + l, cols, ld_zt)
+            a, b = a[:, None], b[None, :]
             gap = 0.5 * ((a - b) * (a - b))
             D += gap + a * b * d
             if SIGNED:
@@ -189,7 +186,8 @@ def top(
     for s in range(LEVELS + 1, stages):
         D, E, T = stage(D, E, T, s, i, j, rows, cols, tables, steps, NTK, SIGNED, KINDS)
     last = tl.load(steps[0] + stages - 1)
-    u, v = deviation(x_table, last + i, AFTER, rows, ld_x), deviation(z_table, last + j, AFTER, cols, ld_z)
+    _, _, _, u, _ = deviations(x_table, last + i, rows, ld_x)
+    _, _, _, v, _ = deviations(z_table, last + j, cols, ld_z)
     return (u[:, None] * v[None, :]) * (1.0 - D), T
 
 
