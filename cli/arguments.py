@@ -151,7 +151,7 @@ architecture_options = options(
     click.option("--bias-variance", type=float, help="σb². [default: 0.01]"),
     click.option("--readout-weight-variance", type=float, help="[default: as --weight-variance]"),
     click.option("--readout-bias-variance", type=float, help="[default: as --bias-variance]"),
-    click.option("--activation", help="relu or erf. [default: relu]"),
+    click.option("--activation", help="relu, erf or rbf. [default: relu]"),
 )
 _SETTINGS = (
     "depth",

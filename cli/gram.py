@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 )
 @transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu or reference.")
+@click.option("--backend", default="auto", show_default=True, help="auto, cpu, triton or reference.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),

@@ -13,7 +13,11 @@ from kernreg.errors import KernregError
 from kernreg.kernels.geometry import output_size
 from kernreg.layers import Activation, AvgPool, Conv, GlobalAvgPool, LocalConv, Residual
 
-MODULES = {"cpu": "kernreg.kernels.on_cpu", "reference": "kernreg.kernels.reference"}
+MODULES = {
+    "cpu": "kernreg.kernels.on_cpu",
+    "triton": "kernreg.kernels.on_triton",
+    "reference": "kernreg.kernels.reference",
+}
 
 
 def resolve(name: str) -> str:
@@ -43,7 +47,7 @@ def compute(
         x, z: rows; z None means x, and the result is exactly symmetric.
         architecture: which network.
         kernel: "nngp", "ntk" or "both".
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "triton" or "reference".
         dtype: "float32" or "float64", of the arithmetic and the result (the reference always computes in float64).
 
     Returns:

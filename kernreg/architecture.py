@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from kernreg.errors import KernregError
@@ -128,6 +129,33 @@ class Architecture:
         return _convolutional("lcn-gap", LocalConv, GlobalAvgPool(), depth, filter, **settings)
 
     @classmethod
+    def patches(
+        cls,
+        depth: int = 3,
+        filter: Window = 2,
+        *,
+        hidden: int = 1,
+        pooled: bool = False,
+        weight_variance: float = WEIGHT_VARIANCE,
+        bias_variance: float = BIAS_VARIANCE,
+        activation: str = "relu",
+        readout_weight_variance: float | None = None,
+        readout_bias_variance: float | None = None,
+        name: str = "patches",
+    ) -> Architecture:
+        """[conv, stride = filter → activation] × depth → flatten or gap → [dense → activation] × hidden → dense.
+
+        Windows do not overlap; what does not fill one is dropped (VALID). The presets s-cnn, d-cnn, hr-cnn, hr-cnn-flatten and
+        hr-cnn-gap of Xiao (2022) are these.
+        """
+        window = _window(filter)
+        act = Activation(activation)
+        convs = (Conv(window, window, "VALID", weight_variance, bias_variance), act) * _depth(depth)
+        head = (Dense(weight_variance, bias_variance), act) * _depth(hidden)
+        readout = _readout(weight_variance, bias_variance, readout_weight_variance, readout_bias_variance)
+        return cls((*convs, GlobalAvgPool() if pooled else Flatten(), *head, readout), name)
+
+    @classmethod
     def preset(cls, name: str, **settings: Any) -> Architecture:
         """A preset by the name that the command line uses; for fcn the settings of windows are refused.
 
@@ -141,20 +169,30 @@ class Architecture:
             "vec": cls.vec,
             "gap": cls.gap,
             "lcn-gap": cls.lcn_gap,
+            "s-cnn": partial(cls.patches, depth=1, filter=4, name="s-cnn"),
+            "d-cnn": partial(cls.patches, depth=2, filter=4, name="d-cnn"),
+            "hr-cnn": partial(cls.patches, name="hr-cnn"),
+            "hr-cnn-flatten": partial(cls.patches, hidden=0, name="hr-cnn-flatten"),
+            "hr-cnn-gap": partial(cls.patches, hidden=0, pooled=True, name="hr-cnn-gap"),
         }
         if key not in makers:
             raise KernregError(f"unknown architecture {name!r}; known: {', '.join(PRESETS)}")
         try:
             return makers[key](**settings)
         except TypeError:
-            known = ["filter", "padding", "stride"] if key == "fcn" else []
-            wrong = [s for s in settings if s in known] or [s for s in settings if s not in _SETTINGS]
+            known = {"fcn": ["filter", "padding", "stride"]} | {
+                name: ["padding", "stride"] for name in PATCHES
+            }
+            wrong = [s for s in settings if s in known.get(key, ())] or [
+                s for s in settings if s not in _SETTINGS
+            ]
             if not wrong:
                 raise
             raise KernregError(f"architecture {key!r} has no setting {wrong[0]!r}") from None
 
 
-PRESETS = ("fcn", "lcn", "vec", "cnn-vec", "gap", "cnn-gap", "lcn-gap")
+PATCHES = ("s-cnn", "d-cnn", "hr-cnn", "hr-cnn-flatten", "hr-cnn-gap")
+PRESETS = ("fcn", "lcn", "vec", "cnn-vec", "gap", "cnn-gap", "lcn-gap", *PATCHES)
 _SETTINGS = (
     "depth",
     "filter",

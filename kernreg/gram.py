@@ -89,7 +89,7 @@ def gram(
         z: likewise, m rows of the same shape; None means x, and the result is exactly symmetric.
         arch: the network.
         kernel: "ntk", "nngp" or "both".
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "triton" or "reference".
         dtype: "float32" or "float64", of the arithmetic and the result.
 
     Returns:
