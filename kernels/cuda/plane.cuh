@@ -161,10 +161,12 @@ DEVICE void fetch(int i, const Tile &tile, Boxed &rows, const Place &at, const C
 // Convolution and activation. `row_x`, `row_z`: the variances of x and of shifted z; SELF: x is z, and its variances,
 // which are S itself, go to `own`.
 template <bool SHIFTED, bool SELF, bool FIRST>
-DEVICE void layer(Tile &S, Tile &T, const Place &at, const Cuts &cut, const real *row_x, const real *row_z, int pitch_z,
+DEVICE void layer(Tile &S, Tile &T, const Place &at, const Cuts &cuts, const real *row_x, const real *row_z, int pitch_z,
                   real *own, real weight, real bias, real *edges) {
     constexpr bool WITH_T = TANGENT && !SELF, BOX_T = WITH_T && !FIRST; // T is 0 at the input
     Boxed rows, rows_T;
+    Cuts cut = cuts;
+    opaque(cut.row);
     real *const edges_T = edges + GROUPS * EDGE * W;
     if (EXCHANGE) {
         share<SHIFTED>(S, rows, at, cut, edges);

@@ -17,6 +17,7 @@
 #define KR_ON_CPU
 #define __global__
 #define __device__
+#define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define SHARED(type, name, size) type *const name = static_cast<type *>(shim::shared((size) * sizeof(type)))
@@ -159,4 +160,4 @@ template <class T> T __shfl_down_sync(unsigned, T value, unsigned by) {
 inline float root(float a) { return shim::inexact(sqrtf(a), a); }
 inline float inverse_root(float a) { return shim::inexact(1 / sqrtf(a), a); }
 inline float inverse(float a) { return shim::inexact(1 / a, a); }
-inline double rsqrt(double a) { return 1 / sqrt(a); }
+inline double inverse_root_seed(double a) { return (1 + 9e-7) / sqrt(a); }
