@@ -125,13 +125,18 @@ def parse() -> argparse.Namespace:
 def compare(case: Case, device: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Verify, then time ours and the peers in turns."""
     n, m = (8, 16) if options.quick else (case.n, case.m)
-    x, z = (np.random.default_rng(seed).standard_normal((size, case.side, case.side, 3)) for seed, size in ((0, n), (1, m)))
+    x, z = (
+        np.random.default_rng(seed).standard_normal((size, case.side, case.side, 3))
+        for seed, size in ((0, n), (1, m))
+    )
     x, z = x.astype(case.dtype), z.astype(case.dtype)
     stencil = case.stencil
     X, Z = (on_cuda.prepare(a, stencil, device) for a in (x, z))
     run = lambda: on_cuda.kernels(X, Z, stencil, device)  # noqa: E731
     K = device.get(run()[case.kernel])
-    truth = backends.compute(x[:1], z[:2], case.architecture, case.kernel, "reference", "float64")[case.kernel]
+    truth = backends.compute(x[:1], z[:2], case.architecture, case.kernel, "reference", "float64")[
+        case.kernel
+    ]
     error = _error(K[:1, :2], truth)
     if not error <= TOLERANCE[case.dtype]:
         sys.exit(f"{case}: off the definition by {error:.1e}; nothing is timed on a red check")
@@ -170,7 +175,10 @@ def _peer(name: str, case: Case, x: Any, z: Any, ours: Any, device: Any) -> Cont
         except ImportError:
             print("PyTorch is not installed: the dense peer does not take part", file=sys.stderr)
             return None
-        run, wait = gpu_dense.prepare(x[:rows], z[:columns], case.depth, case.name == "gap", case.dtype), torch.cuda
+        run, wait = (
+            gpu_dense.prepare(x[:rows], z[:columns], case.depth, case.name == "gap", case.dtype),
+            torch.cuda,
+        )
     K = run()
     K = K.cpu().numpy() if wait else device.get(K)
     error = _error(ours[:rows, :columns], K)
@@ -224,7 +232,8 @@ def _line(row: dict[str, Any]) -> str:
     met = "–" if target is None else f"{target:.1e}: {'met' if rate['median'] >= target else 'MISSED'}"
     share = f"{row['share_of_bound']:.0%}" if "share_of_bound" in row else "–"
     peers = "; ".join(
-        f"{name} {peer['updates_per_s']['median']:.2e}, {peer['ratio']['median']:.0f}×" for name, peer in row["peers"].items()
+        f"{name} {peer['updates_per_s']['median']:.2e}, {peer['ratio']['median']:.0f}×"
+        for name, peer in row["peers"].items()
     )
     cells = (
         row["case"],

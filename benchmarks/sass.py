@@ -115,7 +115,9 @@ def busy_lanes(stencil: Instance) -> float:
     layout = stencil.layout
     threads = stencil.height // layout.rows * (stencil.width // layout.columns)
     busy = layout.slots * threads / (32 * layout.warps)
-    return busy * len(stencil.shifts) / (layout.slots * layout.turns * layout.parts) if stencil.shifted else busy
+    return (
+        busy * len(stencil.shifts) / (layout.slots * layout.turns * layout.parts) if stencil.shifted else busy
+    )
 
 
 def disassemble(code: bytes, kernel: str) -> list[tuple[int, str, int | None]]:
@@ -124,7 +126,9 @@ def disassemble(code: bytes, kernel: str) -> list[tuple[int, str, int | None]]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        words = [tool, "-sass", file.name] if Path(tool).name.startswith("cuobjdump") else [tool, "-c", file.name]
+        words = (
+            [tool, "-sass", file.name] if Path(tool).name.startswith("cuobjdump") else [tool, "-c", file.name]
+        )
         text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     return _parsed(text, kernel)
 
@@ -136,9 +140,11 @@ def _parsed(text: str, kernel: str) -> list[tuple[int, str, int | None]]:
             inside = kernel in head.groups()
         elif inside and (label := re.match(r"\s*(\.L_x?_?\w+):", line)):
             pending.append(label.group(1))
-        elif inside and (code := re.match(r"\s*/\*([0-9a-f]+)\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);", line)):
+        elif inside and (
+            code := re.match(r"\s*/\*([0-9a-f]+)\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);", line)
+        ):
             address = int(code.group(1), 16)
-            labels.update({name: address for name in pending})
+            labels.update(dict.fromkeys(pending, address))
             pending = []
             found.append((address, code.group(2), code.group(3)))
     jumps = []
@@ -179,7 +185,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         kinds = (f"{row['by_kind'][kind]:.2f}" for kind in (*GROUPS, "other"))
-        cells = (row["case"], row["thread"], row["registers"], f"{row['busy']:.0%}", f"**{row['slots']:.1f}**", *kinds)
+        cells = (
+            row["case"],
+            row["thread"],
+            row["registers"],
+            f"{row['busy']:.0%}",
+            f"**{row['slots']:.1f}**",
+            *kinds,
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 

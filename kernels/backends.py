@@ -21,9 +21,7 @@ MODULES = {
 }
 
 
-def resolve(
-    name: str, architecture: Architecture | None = None, shape: tuple[int, ...] | None = None
-) -> str:
+def resolve(name: str, architecture: Architecture | None = None, shape: tuple[int, ...] | None = None) -> str:
     """The backend that a name stands for; "auto" is the fastest one that this machine has and that covers the network.
 
     Args:

@@ -135,7 +135,8 @@ def _by_nvrtc(definitions: Sequence[str], capability: int) -> bytes:
 def _by_nvcc(definitions: Sequence[str], capability: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stencil.cubin"
-        command = ["nvcc", "-cubin", f"-arch=sm_{capability}", *options(definitions), FOLDER / "stencil.cu", "-o", path]
+        flags = ["-cubin", f"-arch=sm_{capability}", *options(definitions)]
+        command = ["nvcc", *flags, str(FOLDER / "stencil.cu"), "-o", str(path)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise KernregError(done.stderr)

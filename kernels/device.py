@@ -95,7 +95,9 @@ class Cuda:
         """Run one kernel of stencil.cu; arguments are arrays, NumPy scalars of the parameter's type, or None for a null."""
         function = self._function(definitions, name, shared_bytes)
         null = self.cupy.uint64(0)
-        function(grid, (threads,), tuple(null if a is None else a for a in arguments), shared_mem=shared_bytes)
+        function(
+            grid, (threads,), tuple(null if a is None else a for a in arguments), shared_mem=shared_bytes
+        )
 
     def _function(self, definitions: tuple[str, ...], name: str, shared_bytes: int) -> Any:
         key = (self.cupy.cuda.Device().id, definitions, name)

@@ -11,15 +11,11 @@ from kernreg.architecture import Architecture
 from kernreg.kernels.layout import Layout, Planes, choose
 from kernreg.kernels.program import (
     ERF,
-    H_IN,
     KX,
     KY,
     LOW_X,
     LOW_Y,
     PHI,
-    SX,
-    SY,
-    W_IN,
     WRAP,
     Program,
     convolutional,
@@ -126,7 +122,9 @@ def instance(architecture: Architecture, shape: tuple[int, ...], kernel: str, dt
     count = 1 if program.weights else H * W * (H * W if program.pooled else 1)
     unit = 2 / np.pi if erf else 1 / (2 * PI[dtype])
     return Instance(
-        definitions=_definitions(planes, layout, dtype, erf, bool(program.weights), program.local, all_shifts),
+        definitions=_definitions(
+            planes, layout, dtype, erf, bool(program.weights), program.local, all_shifts
+        ),
         layout=layout,
         height=H,
         width=W,
@@ -201,14 +199,16 @@ def _shifts(
     """The circular shifts with a weight, and the weights (shift, pixel of x) along y and x; empty for a global pool."""
     if program.weights is None:
         return np.arange(H * W, dtype=np.int32), (np.zeros((0, 0)), np.zeros((0, 0)))
-    sides = []
-    for table in program.weights:
-        n = len(table)
-        x = np.arange(n)
-        sides.append(np.array([table[x, (x + s) % n] for s in range(n)]))
-    y, x = sides
+    y, x = (_by_shift(table) for table in program.weights)
     wanted = [sy * W + sx for sy in range(H) for sx in range(W) if y[sy].any() and x[sx].any()]
     return np.array(wanted, np.int32), (y, x)
+
+
+def _by_shift(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(shift s, pixel q of x): the weight of the pair (q, q + s)."""
+    n = len(weights)
+    q = np.arange(n)
+    return np.array([weights[q, (q + s) % n] for s in range(n)])
 
 
 def _definitions(

@@ -127,9 +127,13 @@ def _slots(planes: Planes, layout: Layout) -> float:
         slots += planes.kinds * moved / (rows * layout.vector) + 4 / (rows * columns)
     registers = _registers(planes, rows, columns)
     # few warps hide little latency, and registers in memory cost far more
-    slots *= 1 if registers <= 128 else 1.05 if registers <= 168 else 1.15 if registers <= 255 else registers / 85
+    slots *= (
+        1 if registers <= 128 else 1.05 if registers <= 168 else 1.15 if registers <= 255 else registers / 85
+    )
     busy = layout.slots * groups * lanes / (WARP * layout.warps)
-    return slots / (busy * planes.shifts / (layout.slots * layout.turns * layout.parts if planes.shifts > 1 else 1))
+    return slots / (
+        busy * planes.shifts / (layout.slots * layout.turns * layout.parts if planes.shifts > 1 else 1)
+    )
 
 
 def _registers(planes: Planes, rows: int, columns: int) -> int:

@@ -1,7 +1,7 @@
 """Average pools before the readout as weights of pixel pairs: K = Σ Y[q_y, q'_y]·X[q_x, q'_x]·S[q, q'].
 
-A pool averages the two sides independently, so that along one axis it is a matrix A (outputs × pixels) and what a readout makes of
-it a quadratic form: AᵀA/outputs for flatten, aaᵀ with a = mean over outputs of A for a global average pool.
+A pool averages the two sides independently, so that along one axis it is a matrix A (outputs × pixels) and what a readout makes
+of it a quadratic form: AᵀA/outputs for flatten, aaᵀ with a = mean over outputs of A for a global average pool.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class Architecture:
     ) -> Architecture:
         """[conv → activation] × depth → average over (2·radius + 1)² places → flatten → dense.
 
-        The local average pooling of Li et al. (2019), *Enhanced convolutional neural tangent kernels*: between `vec` (radius 0) and
-        `gap` (CIRCULAR, 2·radius + 1 = H = W). The pool has stride 1 and the padding of the network (SAME if that is VALID);
+        The local average pooling of Li et al. (2019), *Enhanced convolutional neural tangent kernels*: between `vec` (radius 0)
+        and `gap` (CIRCULAR, 2·radius + 1 = H = W). The pool has stride 1 and the padding of the network (SAME if that is VALID);
         with SAME a window over the border counts what it misses as zeros. Keyword arguments as in `vec`.
         """
         if not isinstance(radius, int) or radius < 0:
@@ -167,7 +167,9 @@ class Architecture:
             return makers[key](**settings)
         except TypeError:
             foreign = ["filter", "padding", "stride", "radius"] if key == "fcn" else ["radius"]
-            wrong = [s for s in settings if s in foreign and key != "lap"] or [s for s in settings if s not in _SETTINGS]
+            wrong = [s for s in settings if s in foreign and key != "lap"] or [
+                s for s in settings if s not in _SETTINGS
+            ]
             if not wrong:
                 raise
             raise KernregError(f"architecture {key!r} has no setting {wrong[0]!r}") from None

@@ -84,7 +84,12 @@ def diagonal(x: Array, architecture: Architecture, oracle: str) -> dict[str, Arr
 
 
 def check(
-    x: Array, z: Array | None, architecture: Architecture, dtype: str, kernel: str = "both", backend: str = "cuda"
+    x: Array,
+    z: Array | None,
+    architecture: Architecture,
+    dtype: str,
+    kernel: str = "both",
+    backend: str = "cuda",
 ) -> None:
     """Against the definition, or the CPU in float64 where that would take minutes; exactly symmetric where it should be."""
     K = backends.compute(x, z, architecture, kernel, backend, dtype)

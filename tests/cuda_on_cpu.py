@@ -23,7 +23,16 @@ SHIM = Path(__file__).parent / "shim"
 GUARD = 64  # numbers before and after an array
 
 # Contraction would fuse what the GPU's compiler is told not to. -march=native for the fused multiply-add itself.
-OPTIONS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-w", "-fPIC", "-shared")
+OPTIONS = (
+    "-std=c++17",
+    "-O1",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-w",
+    "-fPIC",
+    "-shared",
+)
 
 
 def missing() -> str:
@@ -76,7 +85,13 @@ class OnCpu:
         pointers = (ctypes.c_void_p * len(boxes))(*(box.ctypes.data for box in boxes))
         launch = self._library(definitions).launch
         launch.restype = ctypes.c_char_p
-        launch.argtypes = (ctypes.c_char_p, *(ctypes.c_uint,) * 3, ctypes.c_size_t, ctypes.c_uint, ctypes.c_void_p)
+        launch.argtypes = (
+            ctypes.c_char_p,
+            *(ctypes.c_uint,) * 3,
+            ctypes.c_size_t,
+            ctypes.c_uint,
+            ctypes.c_void_p,
+        )
         error = launch(name.encode(), *grid, threads, shared_bytes, self.order, pointers)
         if error:
             raise RuntimeError(f"{name}: {error.decode()}")

@@ -11,7 +11,8 @@ from kernreg.kernels import cubin
 from kernreg.kernels.instance import instance
 
 pytestmark = pytest.mark.skipif(
-    not cubin.compiler(), reason="no CUDA compiler: nvidia-cuda-nvrtc is not installed and nvcc not on the PATH"
+    not cubin.compiler(),
+    reason="no CUDA compiler: nvidia-cuda-nvrtc is not installed and nvcc not on the PATH",
 )
 
 # (preset, settings, shape, kernel, dtype, capability, ceiling on registers of `pairs`)
@@ -34,14 +35,30 @@ CLASSES: list[tuple[str, dict[str, Any], tuple[int, int, int], str, str, int, in
 @pytest.mark.parametrize(
     ("name", "settings", "shape", "kernel", "dtype", "capability", "ceiling"),
     CLASSES,
-    ids=lambda v: "-".join(map(str, v.values() if isinstance(v, dict) else v if isinstance(v, tuple) else (v,))),
+    ids=lambda v: "-".join(
+        map(str, v.values() if isinstance(v, dict) else v if isinstance(v, tuple) else (v,))
+    ),
 )
 def test_instance_compiles_within_its_ceiling(
-    name: str, settings: dict[str, Any], shape: tuple[int, ...], kernel: str, dtype: str, capability: int, ceiling: int
+    name: str,
+    settings: dict[str, Any],
+    shape: tuple[int, ...],
+    kernel: str,
+    dtype: str,
+    capability: int,
+    ceiling: int,
 ) -> None:
     stencil = instance(preset(name, **settings), shape, kernel, dtype)
     found = cubin.resources(cubin.compile(stencil.definitions, capability))
-    assert set(found) == {"images_float32", "images_float64", "variances", "roots", "widen", "pairs", "readout"}
+    assert set(found) == {
+        "images_float32",
+        "images_float64",
+        "variances",
+        "roots",
+        "widen",
+        "pairs",
+        "readout",
+    }
     assert found["pairs"].registers <= ceiling
     for kernel_name, needs in found.items():
         assert needs.stack == 0, f"{kernel_name} spills"

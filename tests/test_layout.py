@@ -7,8 +7,10 @@ import pytest
 from kernreg.kernels.layout import SHARED_BYTES, Planes, choose
 
 
-def planes(height: int, width: int, reach: int, circular: bool, kinds: int, itemsize: int, gap: bool) -> Planes:
-    window = {side: reach for side in ("low_y", "high_y", "low_x", "high_x")}
+def planes(
+    height: int, width: int, reach: int, circular: bool, kinds: int, itemsize: int, gap: bool
+) -> Planes:
+    window = dict.fromkeys(("low_y", "high_y", "low_x", "high_x"), reach)
     shifts = height * width if gap else 1
     return Planes(height, width, **window, circular=circular, kinds=kinds, itemsize=itemsize, shifts=shifts)
 
@@ -34,7 +36,15 @@ def test_every_size_has_a_layout(reach: int, circular: bool, gap: bool) -> None:
 
 
 def test_the_usual_sizes_fill_their_warps() -> None:
-    for side, kinds, itemsize in ((32, 2, 4), (32, 1, 4), (32, 2, 8), (28, 2, 4), (8, 2, 4), (16, 2, 4), (64, 2, 4)):
+    for side, kinds, itemsize in (
+        (32, 2, 4),
+        (32, 1, 4),
+        (32, 2, 8),
+        (28, 2, 4),
+        (8, 2, 4),
+        (16, 2, 4),
+        (64, 2, 4),
+    ):
         chosen = choose(planes(side, side, 1, False, kinds, itemsize, True))
         busy = side // chosen.columns * (side // chosen.rows) * chosen.slots / (32 * chosen.warps)
         assert busy >= 0.87, (side, chosen)

@@ -27,7 +27,8 @@ def facts() -> dict[str, Any]:
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_before": round(os.getloadavg()[0], 2),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | _versions("kernreg", "numpy", "numba", "llvmlite"),
+        "versions": {"python": platform.python_version()}
+        | _versions("kernreg", "numpy", "numba", "llvmlite"),
     }
 
 

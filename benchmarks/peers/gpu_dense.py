@@ -63,7 +63,11 @@ def prepare(x: np.ndarray[Any, Any], z: np.ndarray[Any, Any], depth: int, pooled
         for l in range(depth):
             S = weight * box(S) + bias
             T = S + weight * box(T)
-            u, v = (Qx[l][:, None, :, :, None, None], Qz[l][None, :, None, None]) if pooled else (Qx[l][:, None], Qz[l])
+            u, v = (
+                (Qx[l][:, None, :, :, None, None], Qz[l][None, :, None, None])
+                if pooled
+                else (Qx[l][:, None], Qz[l])
+            )
             S, slope = relu(S, u, v)
             T = T * slope
         axes = (-4, -3, -2, -1) if pooled else (-2, -1)

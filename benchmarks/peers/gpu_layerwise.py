@@ -60,7 +60,11 @@ def prepare(cupy: Any, x: np.ndarray[Any, Any], z: np.ndarray[Any, Any], depth: 
                 a, b = planes
                 first(grid, block, (X[i], Z[j], a[0], a[1], np.int32(P), np.int32(C)))
                 for l in range(depth):
-                    layer(grid, block, (a[0], a[1], roots[0][l][i], roots[1][l][j], b[0], b[1], *size, weight, bias))
+                    layer(
+                        grid,
+                        block,
+                        (a[0], a[1], roots[0][l][i], roots[1][l][j], b[0], b[1], *size, weight, bias),
+                    )
                     a, b = b, a
                 S, T = a.mean(axis=(1, 2))
                 S = weight * S + bias
