@@ -88,7 +88,7 @@ def _layout(planes: Planes, rows: int, columns: int) -> Layout | None:
     packed = units // groups  # planes of a warp; 0 where one plane takes several
     edge_bytes = 2 * _edges(planes, rows, columns) * planes.itemsize
     if packed:
-        warps = min(4, -(-planes.shifts // packed)) if planes.shifts > 1 else 4
+        warps = min(4, -(-planes.shifts // packed)) if planes.shifts > 1 else 8
         while warps > 1 and warps * packed * edge_bytes > SHARED_BYTES // 4:
             warps //= 2
     else:
@@ -139,7 +139,7 @@ def _slots(planes: Planes, layout: Layout) -> float:
 def _registers(planes: Planes, rows: int, columns: int) -> int:
     """An estimate; tests/test_cuda_compile.py holds the compiler to the real numbers."""
     held = planes.kinds * columns * (rows + planes.low_y + planes.high_y + 1) + 4 * columns
-    return 24 + held * planes.itemsize // 4
+    return 24 + held * planes.itemsize // 4 + (36 if planes.itemsize == 8 else 0)
 
 
 def _edges(planes: Planes, rows: int, columns: int) -> int:

@@ -20,14 +20,26 @@ __constant__ real ARCSIN[] = {
     0.9999999999999998, 0.166666666666897064, 0.0749999999562441448, 0.0446428603860315581,
     0.0303818207522217691, 0.0223749288236056912, 0.0173137009459098955, 0.0143242351499445705,
     9.37647348105665381e-3, 0.018256370242133529, -0.0116935596795313177, 0.0315047767516243118};
-#else
-constexpr real ARCCOS[] = {1.570796265f, -0.9999884914f, 0.7850417035f, -0.6623697074f, 0.5625099244f,
-    -0.4372512554f, 0.269385223f, -0.1086160911f, 2.049324162e-2f};
-constexpr real ARCSIN[] = {0.999999996f, 0.1666678201f, 0.07494696687f, 0.04552063563f, 0.02399399965f, 0.04241737376f};
 #endif
 
-DEVICE real arccos_over_sine(real a) { return horner<KR_FLOAT64 ? 20 : 9>(ARCCOS, a); }
-DEVICE real arcsin_over(real y) { return horner<KR_FLOAT64 ? 12 : 6>(ARCSIN, y); }
+DEVICE real arccos_over_sine(real a) {
+#if KR_FLOAT64
+    return horner(ARCCOS, a);
+#else
+    constexpr real c[] = {1.570796265f, -0.9999884914f, 0.7850417035f, -0.6623697074f, 0.5625099244f,
+                          -0.4372512554f, 0.269385223f, -0.1086160911f, 2.049324162e-2f};
+    return horner(c, a);
+#endif
+}
+
+DEVICE real arcsin_over(real y) {
+#if KR_FLOAT64
+    return horner(ARCSIN, y);
+#else
+    constexpr real c[] = {0.999999996f, 0.1666678201f, 0.07494696687f, 0.04552063563f, 0.02399399965f, 0.04241737376f};
+    return horner(c, y);
+#endif
+}
 
 // ReLU: 2π·E[φ(u)φ(v)] = √(QxQz − S²) + (π − θ)·S and 2π·E[φ'(u)φ'(v)] = π − θ. POSITIVE: S ≥ 0, as after any ReLU.
 template <bool POSITIVE> DEVICE void relu(real S, real Qx, real Qz, real &value, real &slope) {
