@@ -96,8 +96,7 @@ def _layout(planes: Planes, rows: int, columns: int) -> Layout | None:
     slots = warps * packed or 1
     if warps > 32 or slots * edge_bytes > SHARED_BYTES:
         return None
-    turns = min(TURNS, -(-planes.shifts // slots))
-    parts = -(-planes.shifts // (slots * turns))
+    turns = _turns(-(-planes.shifts // slots))
     registers = min(255, _registers(planes, rows, columns))
     return Layout(
         rows=rows,
@@ -107,10 +106,16 @@ def _layout(planes: Planes, rows: int, columns: int) -> Layout | None:
         blocks=max(1, REGISTERS // (WARP * warps * registers)),
         slots=slots,
         across=next(a for a in range(int(slots**0.5), 0, -1) if slots % a == 0),
-        turns=-(-planes.shifts // (slots * parts)),
-        parts=parts,
+        turns=turns,
+        parts=-(-planes.shifts // (slots * turns)),
         shared_bytes=slots * edge_bytes,
     )
+
+
+def _turns(all_turns: int) -> int:
+    """As many as are worth a block, and few idle ones at the end."""
+    some = range(min(TURNS // 2, all_turns), min(TURNS, all_turns) + 1)
+    return min(some, key=lambda turns: (-(-all_turns // turns) * turns, -turns))
 
 
 def _slots(planes: Planes, layout: Layout) -> float:
