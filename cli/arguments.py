@@ -145,6 +145,9 @@ architecture_options = options(
     ),
     click.option("--depth", type=click.IntRange(min=0), help="Hidden layers. [default: 3]"),
     click.option("--filter", type=window_size, metavar="K|HxW", help="Filter size. [default: 3]"),
+    click.option(
+        "--radius", type=click.IntRange(min=0), help="Of the average pool of lap, in pixels. [default: 2]"
+    ),
     click.option("--stride", type=window_size, metavar="S|HxW", help="Stride of every layer. [default: 1]"),
     click.option("--padding", type=click.Choice(PADDINGS, case_sensitive=False), help="[default: SAME]"),
     click.option("--weight-variance", type=float, help="σw². [default: 2]"),
@@ -156,6 +159,7 @@ architecture_options = options(
 _SETTINGS = (
     "depth",
     "filter",
+    "radius",
     "stride",
     "padding",
     "weight_variance",

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from kernreg.errors import KernregError
 from kernreg.layers import (
     Activation,
+    AvgPool,
     Conv,
     Dense,
     Flatten,
@@ -32,6 +33,7 @@ Window: TypeAlias = int | tuple[int, int]
 
 DEPTH = 3
 FILTER = 3
+RADIUS = 2
 WEIGHT_VARIANCE = 2.0
 BIAS_VARIANCE = 0.01
 
@@ -129,6 +131,22 @@ class Architecture:
         return _convolutional("lcn-gap", LocalConv, GlobalAvgPool(), depth, filter, **settings)
 
     @classmethod
+    def lap(
+        cls, depth: int = DEPTH, filter: Window = FILTER, radius: int = RADIUS, **settings: Any
+    ) -> Architecture:
+        """[conv → activation] × depth → average over (2·radius + 1)² places → flatten → dense.
+
+        The local average pooling of Li et al. (2019), *Enhanced convolutional neural tangent kernels*: between `vec` (radius 0)
+        and `gap` (CIRCULAR, 2·radius + 1 = H = W). The pool has stride 1 and the padding of the network (SAME if that is VALID);
+        with SAME a window over the border counts what it misses as zeros. Keyword arguments as in `vec`.
+        """
+        if not isinstance(radius, int) or radius < 0:
+            raise KernregError(f"radius must be a whole number ≥ 0, not {radius!r}")
+        padding: Padding = "CIRCULAR" if settings.get("padding") == "CIRCULAR" else "SAME"
+        pool = AvgPool((2 * radius + 1,) * 2, (1, 1), padding)
+        return _convolutional("lap", Conv, pool, depth, filter, **settings)
+
+    @classmethod
     def patches(
         cls,
         depth: int = 3,
@@ -169,6 +187,7 @@ class Architecture:
             "vec": cls.vec,
             "gap": cls.gap,
             "lcn-gap": cls.lcn_gap,
+            "lap": cls.lap,
             "s-cnn": partial(cls.patches, depth=1, filter=4, name="s-cnn"),
             "d-cnn": partial(cls.patches, depth=2, filter=4, name="d-cnn"),
             "hr-cnn": partial(cls.patches, name="hr-cnn"),
@@ -180,10 +199,10 @@ class Architecture:
         try:
             return makers[key](**settings)
         except TypeError:
-            known = {"fcn": ["filter", "padding", "stride"]} | {
-                name: ["padding", "stride"] for name in PATCHES
+            foreign = {"lap": [], "fcn": ["filter", "padding", "stride", "radius"]} | {
+                name: ["padding", "stride", "radius"] for name in PATCHES
             }
-            wrong = [s for s in settings if s in known.get(key, ())] or [
+            wrong = [s for s in settings if s in foreign.get(key, ["radius"])] or [
                 s for s in settings if s not in _SETTINGS
             ]
             if not wrong:
@@ -192,10 +211,11 @@ class Architecture:
 
 
 PATCHES = ("s-cnn", "d-cnn", "hr-cnn", "hr-cnn-flatten", "hr-cnn-gap")
-PRESETS = ("fcn", "lcn", "vec", "cnn-vec", "gap", "cnn-gap", "lcn-gap", *PATCHES)
+PRESETS = ("fcn", "lcn", "vec", "cnn-vec", "gap", "cnn-gap", "lcn-gap", "lap", *PATCHES)
 _SETTINGS = (
     "depth",
     "filter",
+    "radius",
     "padding",
     "stride",
     "weight_variance",
@@ -209,7 +229,7 @@ _SETTINGS = (
 def _convolutional(
     name: str,
     conv: type[Conv],
-    pool: Flatten | GlobalAvgPool,
+    pool: Flatten | GlobalAvgPool | AvgPool,
     depth: int,
     filter: Window,
     *,
@@ -224,7 +244,8 @@ def _convolutional(
     window, strides = _window(filter), _window(stride)
     hidden = (conv(window, strides, padding, weight_variance, bias_variance), Activation(activation))
     readout = _readout(weight_variance, bias_variance, readout_weight_variance, readout_bias_variance)
-    return Architecture((*(hidden * _depth(depth)), pool, readout), name)
+    end: tuple[Layer, ...] = (pool, Flatten()) if isinstance(pool, AvgPool) else (pool,)
+    return Architecture((*(hidden * _depth(depth)), *end, readout), name)
 
 
 def _readout(weight: float, bias: float, own_weight: float | None, own_bias: float | None) -> Dense:
