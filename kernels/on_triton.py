@@ -47,9 +47,9 @@ class Blocks:
 # By (long leaf, bytes of a number); docs/triton.md has the registers that the compiler gives each.
 BLOCKS = {
     (True, 4): Blocks(128, 64, 32, 512, warps=8, stages=2),
-    (True, 8): Blocks(64, 64, 16, 1 << 30, warps=4, stages=3),
-    (False, 4): Blocks(64, 64, 16, 1, warps=8, stages=1),
-    (False, 8): Blocks(32, 64, 16, 1, warps=8, stages=1),
+    (True, 8): Blocks(64, 64, 16, 1 << 30, warps=8, stages=3),
+    (False, 4): Blocks(32, 32, 16, 1, warps=4, stages=1),
+    (False, 8): Blocks(32, 32, 16, 1, warps=8, stages=1),
 }
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from kernreg.kernels.triton_maps import ERF, RBF, RELU, TINY, affine, erf, rbf, relu
 
 COLUMNS = tl.constexpr(5)  # of the table of deviations
+AFTER, SHARE = tl.constexpr(3), tl.constexpr(4)  # two of them
 
 COUNTS = ("n", "m", "stages", "tops", "readouts", "count", "each")  # one compiled kernel for all of them
 
@@ -135,7 +136,7 @@ def node(
     """D, E, T of node i of x and node j of z after stage LEVEL, and all below it."""
     x, z, q, ld_x, ld_z = leaves
     x_table, z_table, ld_xt, ld_zt = tables
-    starts, _, _, groups = steps
+    starts, groups = steps[0], steps[3]
     T = tl.zeros((BM, BN), x.dtype.element_ty)
     if LEVEL == 0:
         if LONG:
@@ -157,9 +158,8 @@ def node(
                 LEVEL - 1, k, l, rows, cols, leaves, tables, steps, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
                 SEGMENT, BM, BN, BK,
             )  # fmt: skip
-            _, _, _, _, a = deviations(x_table, below + k, rows, ld_xt)
-            _, _, _, _, b = deviations(z_table, below + l, cols, ld_zt)
-            a, b = a[:, None], b[None, :]
+            a = deviations(x_table, below + k, rows, ld_xt)[SHARE][:, None]
+            b = deviations(z_table, below + l, cols, ld_zt)[SHARE][None, :]
             gap = 0.5 * ((a - b) * (a - b))
             D += gap + a * b * d
             if SIGNED:
@@ -186,8 +186,7 @@ def top(
     for s in range(LEVELS + 1, stages):
         D, E, T = stage(D, E, T, s, i, j, rows, cols, tables, steps, NTK, SIGNED, KINDS)
     last = tl.load(steps[0] + stages - 1)
-    _, _, _, u, _ = deviations(x_table, last + i, rows, ld_x)
-    _, _, _, v, _ = deviations(z_table, last + j, cols, ld_z)
+    u, v = deviations(x_table, last + i, rows, ld_x)[AFTER], deviations(z_table, last + j, cols, ld_z)[AFTER]
     return (u[:, None] * v[None, :]) * (1.0 - D), T
 
 
@@ -199,36 +198,46 @@ def values(
     BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """(NNGP, NTK) of a tile; the NTK is 0 unless asked for."""
-    x_scale, z_scale = scales
-    x_scale, z_scale = tl.load(x_scale + rows)[:, None], tl.load(z_scale + cols)[None, :]
+    real: tl.constexpr = scales[0].dtype.element_ty
     if POOLED:
-        S = tl.zeros((BM, BN), x_scale.dtype)
-        T = tl.zeros((BM, BN), x_scale.dtype)
+        S = tl.zeros((BM, BN), real)
+        T = tl.zeros((BM, BN), real)
         for i in range(tops):
-            S_row = tl.zeros((BM, BN), x_scale.dtype)
-            T_row = tl.zeros((BM, BN), x_scale.dtype)
+            S_row = tl.zeros((BM, BN), real)
+            T_row = tl.zeros((BM, BN), real)
             for j in range(tops):
                 s, t = top(
                     i, j, rows, cols, leaves, tables, steps, stages, LEVELS, NTK, SIGNED, KINDS, LONG, SAME, NEAR,
                     PRECISION, SEGMENT, BM, BN, BK,
                 )  # fmt: skip
                 S_row += s
-                T_row += t
+                if NTK:
+                    T_row += t
             S += S_row
-            T += T_row
-        pairs = (tops * tops).to(x_scale.dtype)
-        S, T = S / pairs * x_scale * z_scale, T / pairs * x_scale * z_scale
+            if NTK:
+                T += T_row
+        pairs = (tops * tops).to(real)
+        S, T = scaled(S / pairs, T / pairs, rows, cols, scales, NTK)
         for r in range(readouts):
             w, b = tl.load(readout + 2 * r), tl.load(readout + 2 * r + 1)
             S = w * S + b
-            T = S + w * T
+            if NTK:
+                T = S + w * T
     else:
         S, T = top(
             0, 0, rows, cols, leaves, tables, steps, stages, LEVELS, NTK, SIGNED, KINDS, LONG, SAME, NEAR, PRECISION,
             SEGMENT, BM, BN, BK,
         )  # fmt: skip
-        S, T = S * x_scale * z_scale, T * x_scale * z_scale
+        S, T = scaled(S, T, rows, cols, scales, NTK)
     return S, T
+
+
+@triton.jit
+def scaled(S, T, rows, cols, scales, NTK: tl.constexpr):
+    x_scale, z_scale = tl.load(scales[0] + rows)[:, None], tl.load(scales[1] + cols)[None, :]
+    if NTK:
+        T = T * x_scale * z_scale
+    return S * x_scale * z_scale, T
 
 
 @triton.jit
