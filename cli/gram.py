@@ -147,6 +147,8 @@ def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:
         if not entry["present"]:
             click.echo(f"CIFAR-10 is not here yet: fetching it (170 MB) into {entry['data_dir']}", err=True)
             fetch(name, data_dir, progress=True)
+    if given["transform"] != "none":
+        click.echo(f"transforming the rows: {given['transform']}", err=True)
     return load(name, data_dir=data_dir, **wanted, **moved, **settings), False
 
 

@@ -86,6 +86,11 @@ def half_way(loss: np.ndarray) -> int | None:
     return None if last == len(loss) else last + 1
 
 
+def count(m: float) -> str:
+    """4096, 1.05e6."""
+    return str(round(m)) if m < 1e6 else f"{m:.3g}".replace("e+0", "e").replace("e+", "e")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,14 +109,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"test loss / loss of the zero predictor, d = {d}, {options.tests} test rows, seed {options.seed}")
     rows, wrong = [], 0
     for network, curves in losses.items():
-        print(f"\n{network:7} r     d^r  half at" + "".join(f"{f'm={m}':>9}" for m in marks))
+        print(f"\n{network:7}{'r':>5}{'d^r':>9}{'half at':>9}" + "".join(f"{f'm={m}':>9}" for m in marks))
         for name, loss in zip(names, curves, strict=True):
             r, half = indices[network][name], half_way(loss)
             early, late = r <= options.scale - MARGIN, r >= options.scale + FAR
             bad = (early and half is None) or (late and half is not None)
             wrong += bad
             print(
-                f"{name:4} {r:5g} {round(d**r):8d} {'-' if half is None else half:>8}"
+                f"{name:7}{r:5g}{count(d**r):>9}{'-' if half is None else half:>9}"
                 + "".join(f"{loss[m - 1]:9.3f}" for m in marks)
                 + (" !" if bad else "")
             )
