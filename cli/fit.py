@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     help="Folder for the tiles of a factor. [default: beside the store]",
 )
 @click.option("--keep-factor", is_flag=True, help="Leave the tiles of a factor there when all is done.")
+@click.option(
+    "--breaks", is_flag=True, help="Also look for a change of the exponent (DIDE, or a noise crossover)."
+)
 @threads
 @click.option(
     "--out",
@@ -101,7 +104,7 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
     solver = TiledCholesky(**limits, progress=True)
     measurements = []
-    for store in _stores(grams or (DEFAULT_FOLDER,)):
+    for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
             click.echo(f"{store.path}: {name}, n = {store.n}", err=True)
             if why := beyond_memory(store, solver):
@@ -126,7 +129,7 @@ def print_results(measurements: Sequence[Measurement], files: Sequence[Path], as
         click.echo(line)
 
 
-def _stores(paths: Sequence[Path]) -> list[GramStore]:
+def stores_of(paths: Sequence[Path]) -> list[GramStore]:
     """The stores that paths name, each once."""
     from kernreg.measure import complete_stores
     from kernreg.store import GramStore

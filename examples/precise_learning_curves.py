@@ -17,13 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from math import comb, pi, prod, sqrt
+from math import prod, sqrt
 from pathlib import Path
 
 import numpy as np
 from scipy.special import gegenbauer
 
 import kernreg
+from kernreg.descents import precise_mse
 
 D = 24
 BAND = 2.0
@@ -46,31 +47,11 @@ def energy(degree: int) -> float:
     return 1 / degree**2
 
 
-def harmonics(degree: int) -> int:
-    """N(d, k), the number of independent spherical harmonics of degree k ≥ 1."""
-    return comb(D + degree - 3, degree - 1) * (2 * degree + D - 2) // degree
-
-
 def theory(m: int) -> float:
-    """MSE/2 in the limit d → ∞ with m ~ d^r, the contributions of degrees 1…5 added up.
-
-    Degree i is met with α = N_i/m, N_i all harmonics of degrees 1…i, against the noise of all higher degrees.
-    """
-    total = 0.0
-    for i in range(1, 6):
-        N_i = sum(harmonics(k) for k in range(1, i + 1))
-        ζ = eigenvalue(i) / sum(eigenvalue(j) for j in KERNEL_DEGREES if j > i)
-        α, γ = N_i / m, ζ * m / N_i
-        low, width = (1 - sqrt(α)) ** 2, 4 * sqrt(α)
-        b, c = (1 + γ * low) / (width * γ), low / width
-        I1 = pi * (-1 + (1 + b + c) / (sqrt(b + b * b) + sqrt(c + c * c)))
-        I2 = pi / (2 * sqrt(b * b + b) * (b + c + 2 * b * c + 2 * sqrt(b * c * (1 + b + c + b * c))))
-        unlearned = max(0.0, 1 - 1 / α)
-        bias = 0.5 * (I2 / (width * γ) / (2 * pi * α * γ) + unlearned)
-        variance = 2 * α * γ * (0.5 * (I1 / (2 * pi * α * γ) + unlearned) - bias)
-        above = 0.5 * sum(energy(j) for j in LABEL_DEGREES if j > i)
-        total += energy(i) * bias + (1 + variance) * above
-    return total - sum(0.5 * sum(energy(j) for j in LABEL_DEGREES if j >= i) for i in range(2, 6))
+    """MSE/2 by the closed form of the paper."""
+    kernel = [eigenvalue(k) for k in KERNEL_DEGREES]
+    target = [0.0, *(energy(k) for k in LABEL_DEGREES)]
+    return float(precise_mse([m], D, kernel, target)[0] / 2)
 
 
 def sphere(rng: np.random.Generator, rows: int) -> np.ndarray:

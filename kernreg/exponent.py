@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from kernreg.errors import KernregError
 from kernreg.fitwarnings import find_peak, warnings_of
 from kernreg.powerlaws import PARAMETERS, PowerLaw, aicc, fit_law, refit
-from kernreg.scatter import Array, Points, points_of_arrays, points_of_curve
+from kernreg.scatter import Array, Points, points_of_arrays, points_of_curve, whitening
 
 if TYPE_CHECKING:
     from kernreg.curve import LearningCurve
@@ -144,7 +144,7 @@ def fit_exponent(
     Raises:
         KernregError: losses that are not positive, fewer points in the window than the model needs plus one.
     """
-    points, dense = _points(samples, loss)
+    points, dense = given_points(samples, loss)
     if not 0 < confidence < 1:
         raise KernregError(f"confidence must lie between 0 and 1, not {confidence!r}")
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 100:
@@ -152,7 +152,7 @@ def fit_exponent(
     window = _window(points, model, window)
     inside = points.inside(*window)
     at = np.isin(points.samples, inside.samples)
-    law, residual, scores, whitening = _best(model, inside)
+    law, residual, scores, C = _best(model, inside)
 
     freedom = len(inside.samples) - len(PARAMETERS[law.model])
     misfit = _survival(freedom, residual) if points.measured else None
@@ -166,7 +166,7 @@ def fit_exponent(
 
     deviations = points.deviations(draws, np.random.default_rng(seed))
     fitted = np.log(law.predict(inside.samples))
-    exponents, _ = refit(law, inside.samples, fitted + factor * deviations[:, at], whitening)
+    exponents, _ = refit(law, inside.samples, fitted + factor * deviations[:, at], C)
     tail = (1 - confidence) / 2
     low, high = np.quantile(exponents, [tail, 1 - tail])
     slopes = _local_slopes(points, deviations, tail)
@@ -187,7 +187,9 @@ def fit_exponent(
     return replace(fit, warnings=warnings_of(fit, dense, factor))
 
 
-def _points(samples: LearningCurve | ArrayLike, loss: ArrayLike | None) -> tuple[Points, tuple[Array, Array]]:
+def given_points(
+    samples: LearningCurve | ArrayLike, loss: ArrayLike | None
+) -> tuple[Points, tuple[Array, Array]]:
     """The points, and the whole curve (samples, loss) for the search of peaks."""
     if hasattr(samples, "replicates"):
         if loss is not None:
@@ -230,18 +232,15 @@ def _best(model: str, points: Points) -> tuple[PowerLaw, float, dict[str, float]
             f"{p} points in the window cannot determine the {len(PARAMETERS[simplest])} parameters of "
             f"{simplest!r} and their scatter; widen the window or measure more sample counts"
         )
-    # A thousandth of the mean variance keeps the inverse tame where points share nearly all rows.
-    covariance = points.covariance
-    covariance = covariance + 1e-3 * np.mean(np.diag(covariance)) * np.eye(p)
-    whitening = np.linalg.inv(np.linalg.cholesky(covariance))
+    C = whitening(points.covariance)
     tried: dict[str, tuple[PowerLaw, float]] = {}
     scores: dict[str, float] = {}
     for name in candidates:
         if name == simplest or p > len(PARAMETERS[name]) + 2:
-            tried[name] = fit_law(name, points.samples, np.log(points.loss), whitening)
+            tried[name] = fit_law(name, points.samples, np.log(points.loss), C)
             scores[name] = aicc(tried[name][1], p, name, points.measured)
     best = min(tried, key=lambda name: scores[name])
-    return (*tried[best], scores if len(tried) > 1 else {}, whitening)
+    return (*tried[best], scores if len(tried) > 1 else {}, C)
 
 
 def _local_slopes(points: Points, deviations: Array, tail: float) -> LocalSlopes:

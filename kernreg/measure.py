@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kernreg.breaks import Break, detect_break
 from kernreg.curve import LearningCurve, curve_from_store
 from kernreg.errors import KernregError
 from kernreg.exponent import PowerLawFit, fit_exponent
@@ -28,6 +29,8 @@ class Measurement:
         curve: over all n rows.
         fit: None if none was asked for or possible.
         unfit: why an exponent that was asked for is not possible, else "".
+        broken: what was found of a break; None if none was looked for or it is not possible.
+        unbroken: why a break that was asked for cannot be looked for, else "".
     """
 
     store: GramStore
@@ -35,6 +38,8 @@ class Measurement:
     curve: LearningCurve
     fit: PowerLawFit | None
     unfit: str = ""
+    broken: Break | None = None
+    unbroken: str = ""
 
     @property
     def architecture(self) -> str:
@@ -71,6 +76,8 @@ class Measurement:
             "error": None if curve.error is None else float(curve.error[-1]),
             "fit": None if fit is None else fit.to_dict(),
             "unfit": self.unfit,
+            "break": None if self.broken is None else self.broken.to_dict(),
+            "unbroken": self.unbroken,
         }
 
 
@@ -83,6 +90,7 @@ def measure(
     window: tuple[float, float] | None = None,
     loo: bool = True,
     solver: TiledCholesky | None = None,
+    breaks: bool = False,
 ) -> Measurement:
     """The learning curve and the exponent of one kernel of a complete store.
 
@@ -92,6 +100,7 @@ def measure(
         ridge, ridge_mode: as in `kernreg.learning_curve`.
         model, window: as in `kernreg.fit_exponent`; model None asks for no exponent.
         loo, solver: as in `kernreg.curve.curve_from_store`.
+        breaks: also look for a break, `kernreg.breaks.detect_break`, in its own window.
 
     Raises:
         KernregError: as `curve_from_store`. A curve that no power law fits is no error, see `unfit`.
@@ -102,12 +111,18 @@ def measure(
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error
-    if model is None:
-        return Measurement(store, kernel, curve, None)
-    try:
-        return Measurement(store, kernel, curve, fit_exponent(curve, model=model, window=window))
-    except KernregError as error:
-        return Measurement(store, kernel, curve, None, str(error))
+    measured = Measurement(store, kernel, curve, None)
+    if model is not None:
+        try:
+            measured = replace(measured, fit=fit_exponent(curve, model=model, window=window))
+        except KernregError as error:
+            measured = replace(measured, unfit=str(error))
+    if breaks:
+        try:
+            measured = replace(measured, broken=detect_break(curve))
+        except KernregError as error:
+            measured = replace(measured, unbroken=str(error))
+    return measured
 
 
 def complete_stores(folder: Path) -> list[GramStore]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernreg.breaks import Break
 from kernreg.curve import LearningCurve
 from kernreg.errors import KernregError
 from kernreg.exponent import PowerLawFit
@@ -41,6 +42,7 @@ def figure(
     fits: Mapping[str, PowerLawFit | None],
     path: str | Path,
     title: str = "",
+    breaks: Mapping[str, Break | None] | None = None,
 ) -> tuple[Path, Path]:
     """Draw learning curves and their exponents in log-log, local slopes beside them; write PNG and SVG.
 
@@ -53,6 +55,7 @@ def figure(
         fits: by the same names; a curve without one, or with None, is drawn without a law.
         path: without suffix, or with .png or .svg; the folder is made.
         title: above the figure.
+        breaks: by the same names; one that was found is a vertical line on the left, its interval a band.
 
     Returns:
         The two files.
@@ -78,6 +81,10 @@ def figure(
             _draw_curve(left, name, curve, fit, look, i)
             if fit is not None:
                 _draw_slopes(right, fit, look, i)
+            broken = (breaks or {}).get(name)
+            if broken is not None and broken.found:
+                left.axvspan(*broken.at_interval, alpha=0.10, lw=0, zorder=0, **look)
+                left.axvline(broken.at, lw=1.0, ls=DASHES[i % len(DASHES)], zorder=1, **look)
         _finish_curves(left, curves, fits)
         _finish_slopes(right, curves, fits)
         if title:
@@ -90,12 +97,16 @@ def figure(
 def table(measurements: Sequence[Measurement]) -> str:
     """Aligned plain text: arch, kernel, n, exponent, its interval, model, loss and error at n.
 
-    An asterisk at the exponent sends to the warnings, which follow the rows.
+    An asterisk at the exponent sends to the warnings, which follow the rows. Where breaks were looked for
+    there are two more columns, the place of the break and c0 → c0 + c1, and a sentence after the rows.
     """
     head = ("arch", "kernel", "n", "exponent", "95 % interval", "model", "loss", "error")
     confidences = {m.fit.confidence for m in measurements if m.fit is not None}
     if len(confidences) == 1:
         head = (*head[:4], f"{100 * confidences.pop():g} % interval", *head[5:])
+    asked = any(m.broken is not None for m in measurements)
+    if asked:
+        head = (*head, "break at", "exponents")
     rows, notes = [head], []
     for m in measurements:
         fit, curve = m.fit, m.curve
@@ -105,11 +116,14 @@ def table(measurements: Sequence[Measurement]) -> str:
             told = (f"{fit.exponent:.3f}{star}", interval_text(fit), fit.model)
         error = "-" if curve.error is None else f"{100 * curve.error[-1]:.2f} %"
         n = str(len(curve.samples))
-        rows.append((m.name, m.kernel, n, *told, f"{curve.loss[-1]:.4g}", error))
+        broken = _break_cells(m.broken) if asked else ()
+        rows.append((m.name, m.kernel, n, *told, f"{curve.loss[-1]:.4g}", error, *broken))
         name = label(m, measurements)
         notes += [f"* {name}: {sentence}" for sentence in (fit.warnings if fit is not None else ())]
-        if m.unfit:
-            notes.append(f"- {name}: {m.unfit}")
+        notes += [f"- {name}: {reason}" for reason in (m.unfit, m.unbroken) if reason]
+        if m.broken is not None:
+            notes.append(f"| {name}: {m.broken.sentence()}")
+            notes += [f"| {name}: {sentence}" for sentence in m.broken.warnings if m.broken.found]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     left_aligned = (0, 1, 5)
     lines = [
@@ -125,6 +139,12 @@ def table(measurements: Sequence[Measurement]) -> str:
 def interval_text(fit: PowerLawFit) -> str:
     """[low, high], three decimals."""
     return f"[{fit.interval[0]:.3f}, {fit.interval[1]:.3f}]"
+
+
+def _break_cells(broken: Break | None) -> tuple[str, str]:
+    if broken is None or not broken.found:
+        return ("-" if broken is None else "none", "-")
+    return f"{broken.at:.3g}", f"{broken.before:.2f} → {broken.after:.2f}"
 
 
 def write_csv(curves: Mapping[str, LearningCurve], path: str | Path) -> Path:

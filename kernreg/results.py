@@ -25,6 +25,7 @@ def save(measurements: Sequence[Measurement], folder: Path, stem: str = "fit") -
     names = [label(m, measurements) for m in measurements]
     curves = {name: m.curve for name, m in zip(names, measurements, strict=True)}
     fits = {name: m.fit for name, m in zip(names, measurements, strict=True)}
+    breaks = {name: m.broken for name, m in zip(names, measurements, strict=True)}
     about = sorted({f"{m.data}, n = {m.store.n}, {m.store.t} test rows" for m in measurements})
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,6 +33,6 @@ def save(measurements: Sequence[Measurement], folder: Path, stem: str = "fit") -
             write_json(measurements, folder / f"{stem}.json"),
             write_csv(curves, folder / f"{stem}.csv"),
         ]
-        return [*files, *figure(curves, fits, folder / stem, title="; ".join(about))]
+        return [*files, *figure(curves, fits, folder / stem, title="; ".join(about), breaks=breaks)]
     except OSError as error:
         raise refusal(error, folder / stem) from error

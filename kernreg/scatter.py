@@ -154,6 +154,16 @@ def root(covariance: Array) -> Array:
     return G
 
 
+def whitening(covariance: Array) -> Array:
+    """C (p, p) with CᵀC = the inverse of a covariance.
+
+    A thousandth of the mean variance is added: it keeps the inverse tame where points share nearly all rows.
+    """
+    tamed = covariance + 1e-3 * np.mean(np.diag(covariance)) * np.eye(len(covariance))
+    C: Array = np.linalg.inv(np.linalg.cholesky(tamed))
+    return C
+
+
 def points_of_curve(curve: Curve) -> Points:
     """Points at the anchors of a curve; without replicates (three somewhere at least) those of its loss."""
     m = np.asarray(curve.anchors)
