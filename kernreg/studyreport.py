@@ -19,6 +19,7 @@ from kernreg.report import finite
 from kernreg.studyfigures import figures
 from kernreg.studytables import (
     Table,
+    break_table,
     coincidence_table,
     curve_table,
     pair_table,
@@ -82,6 +83,7 @@ def page(outcomes: Outcomes, drawn: Sequence[tuple[Group, Sequence[Figure]]]) ->
         figures="\n".join(_section(group, made, len(drawn) > 1) for group, made in drawn),
         curves=_table(curve_table(outcomes)),
         coincide=_table(coincidence_table(outcomes)),
+        breaks=_breaks(outcomes) if file.fit.breaks else "",
         rungs=_table(rung_table(outcomes)),
         pairs=_table(pair_table(outcomes)),
         warnings=_list(warning_list(outcomes)) if warning_list(outcomes) else "<p>None.</p>",
@@ -122,6 +124,10 @@ def to_dict(outcomes: Outcomes) -> dict[str, Any]:
             )
         },
     }
+
+
+def _breaks(outcomes: Outcomes) -> str:
+    return f'<section id="breaks">\n<h2>Breaks: does the exponent change?</h2>\n{_table(break_table(outcomes))}\n</section>'
 
 
 def _figures(group: Group, outcomes: Outcomes) -> list[Figure]:

@@ -41,7 +41,6 @@ _Column = tuple[str, str, str]
 
 def curve_table(outcomes: Outcomes) -> Table:
     """One row for each curve; an axis on which all agree has no column."""
-    breaks = outcomes.file.fit.breaks
     columns: list[_Column] = [
         ("architecture", "architecture", "text"),
         ("kernel", "kernel", "text"),
@@ -59,8 +58,6 @@ def curve_table(outcomes: Outcomes) -> Table:
         ("theory off", "theory_departure", ""),
         ("β of spectrum", "spectral_exponent", ""),
     ]
-    if breaks:
-        columns.append(("break", "break", "prose"))
     rows = []
     for o in outcomes.measured:
         e, fit, off = o.entry, o.fit, departures(o)
@@ -88,13 +85,31 @@ def curve_table(outcomes: Outcomes) -> Table:
             _text(spectral, ".2f"),
         )
         values = (*e.axes().values(), *told, o.loss, error, gcv, theory, spectral)
-        if breaks:
-            said = "–" if o.broken is None else o.broken.sentence()
-            texts, values = (*texts, said), (*values, said)
         rows.append((texts, values))
     varied = [i for i in range(len(AXES)) if i == 0 or len({values[i] for _, values in rows}) > 1]
     kept = [*varied, *range(len(AXES), len(columns))]
     return _made([columns[i] for i in kept], [([t[i] for i in kept], [v[i] for i in kept]) for t, v in rows])
+
+
+def break_table(outcomes: Outcomes) -> Table:
+    """One row for each curve in which a break was looked for."""
+    columns: list[_Column] = [
+        ("curve", "label", "text"),
+        ("found", "kind", "text"),
+        ("at m", "at", ""),
+        ("exponent before", "before", ""),
+        ("after", "after", ""),
+        ("p", "p_value", ""),
+        ("", "sentence", "prose"),
+    ]
+    rows: list[tuple[tuple[str, ...], tuple[Any, ...]]] = []
+    for o in outcomes.measured:
+        if (b := o.broken) is None:
+            continue
+        numbers = (b.at, b.before, b.after) if b.found else (None, None, None)
+        texts = (o.label, b.kind, *(_text(v, ".3g") for v in numbers), f"{b.p_value:.2g}", b.sentence())
+        rows.append((texts, (o.label, b.kind, *numbers, b.p_value, b.sentence())))
+    return _made(columns, rows, empty="Breaks were not looked for, or the curves have too few points.")
 
 
 def coincidence_table(outcomes: Outcomes) -> Table:

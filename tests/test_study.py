@@ -260,6 +260,20 @@ def test_a_gram_that_is_not_positive_definite_names_its_entry(tmp_path: Path) ->
         tiny(tmp_path, linear).run()
 
 
+def test_a_curve_beyond_memory_is_the_one_in_memory(
+    done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernreg.curve.PROCESS_BYTES", 1 << 60)
+    study = tiny(tmp_path, TINY.replace(', "rotation", "mirror"', ""))
+    study.run()
+    for mine, other in zip(study.outcomes().measured, done.outcomes().measured, strict=False):
+        np.testing.assert_allclose(mine.curve.loss, other.curve.loss, rtol=1e-9)
+        assert mine.about["train_checksum"].startswith("of tiles ")
+    fewer = tiny(tmp_path, TINY.replace(', "rotation", "mirror"', "").replace("test = 40", "test = 30"))
+    with pytest.raises(KernregError, match="holds 40 test rows"):
+        fewer.run()
+
+
 KILLED = """
 [study]
 name = "killed"
