@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,14 +117,14 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, backen
     """The name that the same settings always give, whatever n and test are: digits-gap-ntk-1a2b3c4d.gram."""
     from kernreg.data import identity
     from kernreg.kernels.backends import resolve
+    from kernreg.provenance import store_digest
 
     resolved = resolve(backend, architecture, dataset.shape)
-    settings = [identity(dataset.provenance), architecture.digest, kernel, resolved, dtype]
-    text = json.dumps(settings, sort_keys=True)
+    digest = store_digest(identity(dataset.provenance), architecture, kernel, resolved, dtype)
     transform = dataset.provenance.get("transform")
     data = (Path(dataset.name).stem, *([transform["name"]] if transform else []))
     parts = (*data, architecture.name or "network", kernel)
-    return "-".join((*parts, hashlib.sha256(text.encode()).hexdigest()[:8])) + ".gram"
+    return "-".join((*parts, digest)) + ".gram"
 
 
 def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:

@@ -17,6 +17,7 @@ COMMANDS = (
     "theory",
     "solve",
     "predict",
+    "study",
     "info",
     "verify",
     "symmetry",

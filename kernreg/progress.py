@@ -62,6 +62,45 @@ class Meter:
             self._bar.close()
 
 
+class Work:
+    """Progress of many steps, in the seconds that they were estimated to take; a bar on stderr, or none."""
+
+    def __init__(self, seconds: float, progress: bool) -> None:
+        self._bar, self._step, self._counted = None, 0.0, 0
+        self._begun_at: int | None = None
+        if progress:
+            from tqdm import tqdm
+
+            form = "{percentage:3.0f} %|{bar}| {elapsed} so far, {remaining} left  {desc}"
+            self._bar = tqdm(total=max(seconds, 1e-9), smoothing=0, bar_format=form, dynamic_ncols=True)
+
+    def begin(self, what: str, seconds: float) -> None:
+        """A step whose pairs were estimated to take so many seconds."""
+        self._step, self._begun_at = seconds, None
+        if self._bar is not None:
+            self._bar.set_description_str(what)
+
+    def pairs(self, done: int, total: int) -> None:
+        """Pairs of the step that are done, those of earlier runs included: a `Progress`."""
+        if self._begun_at is None:
+            self._begun_at = self._counted = done
+        if total > self._begun_at:
+            self.advance(self._step * (done - self._counted) / (total - self._begun_at))
+        self._counted = done
+
+    def advance(self, seconds: float) -> None:
+        """So many of the estimated seconds are done."""
+        if self._bar is not None:
+            self._bar.update(min(seconds, self._bar.total - self._bar.n))
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 class Interruption:
     """SIGINT and SIGTERM as a flag, so that the tile in hand is committed; the second one acts at once."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -251,6 +252,19 @@ def checksum(values: Array) -> str:
 def text_checksum(text: str) -> str:
     """xxh3-128 of a text, hexadecimal."""
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+def store_digest(
+    data: Mapping[str, Any], architecture: Architecture, kernel: str, backend: str, dtype: str
+) -> str:
+    """8 hexadecimal digits for the name of a store, the same whatever n and test are.
+
+    Args:
+        data: provenance of the rows without sizes and places, `kernreg.data.identity`.
+        architecture, kernel, backend, dtype: as in `kernreg.gram.build`; the backend resolved.
+    """
+    text = json.dumps([dict(data), architecture.digest, kernel, backend, dtype], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def versions() -> dict[str, str]:

@@ -78,9 +78,9 @@ def figure(
         for i, (name, curve) in enumerate(curves.items()):
             fit = fits.get(name)
             look = {"color": COLOURS[i % len(COLOURS)]}
-            _draw_curve(left, name, curve, fit, look, i)
+            draw_curve(left, name, curve, fit, look, i)
             if fit is not None:
-                _draw_slopes(right, fit, look, i)
+                draw_slopes(right, fit, look, i)
             broken = (breaks or {}).get(name)
             if broken is not None and broken.found:
                 left.axvspan(*broken.at_interval, alpha=0.10, lw=0, zorder=0, **look)
@@ -185,12 +185,12 @@ def write_json(measurements: Sequence[Measurement], path: str | Path) -> Path:
             "standard_deviation_of_log_loss": points.scatter.tolist() if points.measured else None,
         }
         records.append(record)
-    text = json.dumps(_finite(records), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(records), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
 
 
-def _draw_curve(
+def draw_curve(
     axes: Axes, name: str, curve: LearningCurve, fit: PowerLawFit | None, look: dict[str, Any], i: int
 ) -> None:
     points = points_of_curve(curve) if fit is None else fit.points
@@ -217,7 +217,7 @@ def _draw_curve(
     axes.plot([], [], ls=style, lw=1.8, label=text, **marks)
 
 
-def _draw_slopes(axes: Axes, fit: PowerLawFit, look: dict[str, Any], i: int) -> None:
+def draw_slopes(axes: Axes, fit: PowerLawFit, look: dict[str, Any], i: int) -> None:
     s = fit.slopes
     at = _shown(s.samples)
     axes.fill_between(s.samples[at], s.low[at], s.high[at], alpha=0.10, lw=0, **look)
@@ -284,13 +284,13 @@ def _shown(samples: NDArray[Any]) -> NDArray[np.bool_]:
     return shown
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, np.generic | np.ndarray):
-        return _finite(value.tolist())
+        return finite(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -138,13 +138,17 @@ class Points:
         scale = self.freedom / rng.chisquare(self.freedom, size=count)
         draws = (rng.standard_normal((count, p)) @ root(self.training).T) * np.sqrt(scale)[:, None]
         if t >= 2:
-            times = rng.multinomial(t, np.full(t, 1.0 / t), size=count).astype(np.float64)
-            sums = times @ np.column_stack([self.row_errors.T, self.squared_targets])
-            relative = sums / np.append(self.row_errors.sum(axis=1), self.squared_targets.sum())
-            # A resample that misses every row with an error would have the loss zero.
-            relative = np.log(np.maximum(relative, 1e-3))
-            draws += relative[:, :-1] - relative[:, -1:]
+            draws += self.test_deviations(rng.multinomial(t, np.full(t, 1.0 / t), size=count))
         return draws
+
+    def test_deviations(self, times: Counts) -> Array:
+        """(count, p) change of log L when test row i is drawn times[:, i] times, times (count, t)."""
+        sums = times.astype(np.float64) @ np.column_stack([self.row_errors.T, self.squared_targets])
+        relative = sums / np.append(self.row_errors.sum(axis=1), self.squared_targets.sum())
+        # A resample that misses every row with an error would have the loss zero.
+        relative = np.log(np.maximum(relative, 1e-3))
+        deviations: Array = relative[:, :-1] - relative[:, -1:]
+        return deviations
 
 
 def root(covariance: Array) -> Array:

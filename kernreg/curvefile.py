@@ -1,0 +1,117 @@
+"""Learning curves as files: whole or absent, named by the digest of everything that determines them.
+
+A curve file NAME.npz is what NumPy opens without kernreg: one array for each attribute of a `LearningCurve`,
+those of its replicates numbered, the spectrum of the Gram matrix, and `about`, a JSON text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernreg.curve import LearningCurve, Replicate
+from kernreg.durable import replace
+from kernreg.errors import KernregError
+from kernreg.provenance import checksum, text_checksum
+from kernreg.spectra import Spectrum
+
+Array = NDArray[Any]
+
+FORMAT_VERSION = 1
+_CURVE = ("samples", "loss", "mse", "error", "loo", "gcv", "anchors", "squared_errors", "squared_targets")
+_REPLICATE = ("loss", "mse", "error", "anchors", "squared_errors")
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True, eq=False)
+class CurveFile:
+    """A learning curve and where it came from.
+
+    Attributes:
+        curve: see `LearningCurve`.
+        spectrum: of the first rows of its Gram matrix; None if not asked for or not positive definite.
+        about: JSON-able: entry, data, digests of what was read, versions, time.
+    """
+
+    curve: LearningCurve
+    spectrum: Spectrum | None
+    about: dict[str, Any]
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits, equal for equal JSON."""
+    text = json.dumps({**settings, "format": FORMAT_VERSION}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save(file: CurveFile, path: Path) -> None:
+    """Write a curve file, atomically.
+
+    Raises:
+        KernregError: the disk refuses.
+    """
+    curve = file.curve
+    arrays: dict[str, Array] = {
+        name: getattr(curve, name) for name in _CURVE if getattr(curve, name) is not None
+    }
+    arrays["ridge"] = np.array([curve.ridge, curve.relative_ridge])
+    arrays["blocks"] = np.array([(r.start, r.size) for r in curve.replicates], dtype=np.int64).reshape(-1, 2)
+    for i, replicate in enumerate(curve.replicates):
+        for name in _REPLICATE:
+            if getattr(replicate, name) is not None:
+                arrays[f"{name}_{i}"] = getattr(replicate, name)
+    if file.spectrum is not None:
+        arrays["eigenvalues"], arrays["energies"] = file.spectrum.eigenvalues, file.spectrum.energies
+        arrays["spectrum_ridge"] = np.array(file.spectrum.ridge)
+    about = json.dumps({**file.about, "checksum": _checksum(arrays)}, sort_keys=True, allow_nan=False)
+    arrays["about"] = np.array(about)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+    replace(path, write)
+
+
+def load(path: Path) -> CurveFile:
+    """Read a curve file; every number is covered by a checksum.
+
+    Raises:
+        KernregError: no such file, or a damaged one.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        if about.pop("checksum") != _checksum(arrays):
+            raise ValueError("its checksum does not fit")
+        blocks = arrays["blocks"].tolist()
+        replicates = tuple(
+            Replicate(start, size, **{name: arrays.get(f"{name}_{i}") for name in _REPLICATE})  # type: ignore[arg-type]
+            for i, (start, size) in enumerate(blocks)
+        )
+        ridge, relative = arrays["ridge"].tolist()
+        values: dict[str, Any] = {name: arrays.get(name) for name in _CURVE}
+        curve = LearningCurve(**values, ridge=ridge, relative_ridge=relative, replicates=replicates)
+        spectrum = None
+        if "eigenvalues" in arrays:
+            spectrum = Spectrum(arrays["eigenvalues"], arrays["energies"], float(arrays["spectrum_ridge"]))
+        return CurveFile(curve, spectrum, about)
+    except FileNotFoundError:
+        raise KernregError(f"there is no curve {path}; run the study again to measure it") from None
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KernregError(f"the curve {path} is damaged ({reason}); run the study again") from error
+
+
+def _checksum(arrays: Mapping[str, Array]) -> str:
+    parts = [f"{name} {array.dtype} {array.shape} {checksum(array)}" for name, array in arrays.items()]
+    return text_checksum("\n".join(sorted(parts)))
