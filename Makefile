@@ -2,6 +2,8 @@
 # make check    lint, format, types, import order
 # make test     everything that CI runs: check, then the tests
 # make bench    all benchmarks, verified and timed; sets up the peers first (4 GB, see benchmarks/README.md)
+# make test-gpu the tests that need an NVIDIA GPU; an error where there is none
+# make bench-gpu the benchmarks of the GPU kernels and its solver, verified and timed
 # make clean    remove what the above made, the environment included
 #
 # PYTHON=python3.12 make test    names another interpreter (>= 3.11)
@@ -10,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/sh
 
-.PHONY: demo check test bench clean
+.PHONY: demo check test bench test-gpu bench-gpu gpu clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -27,7 +29,21 @@ test: check
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/peers/setup.py
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out benchmarks/gpu_%,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# GPU libraries are big: they are installed where there is a GPU, once.
+test-gpu: gpu .venv/installed-gpu
+	$(BIN)/python -m pytest -m gpu
+
+bench-gpu: gpu .venv/installed-gpu
+	$(BIN)/kernreg bench --arch fcn --arch vec --arch gap --arch lcn-gap --out benchmarks/results/bench.jsonl
+	$(BIN)/kernreg bench --arch vec --arch gap --kernel nngp --out benchmarks/results/bench.jsonl
+	@for script in benchmarks/gpu_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python benchmarks/overlap.py --arch vec --n 50000 --repeats 1
+
+gpu:
+	@ls /dev/nvidia[0-9]* >/dev/null 2>&1 || { echo "no NVIDIA GPU on this machine" >&2; exit 1; }
 
 clean:
 	rm -rf .venv build dist *.egg-info kernreg-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -41,6 +57,10 @@ clean:
 .venv/installed-test: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ .venv/installed
+
+.venv/installed-gpu: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,cuda,triton]'
+	@touch $@ .venv/installed .venv/installed-test
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

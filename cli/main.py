@@ -11,7 +11,7 @@ import click
 from kernreg import __version__
 from kernreg.errors import KernregError
 
-COMMANDS = ("gram", "fit", "info", "verify", "symmetry", "data", "doctor", "demo")
+COMMANDS = ("gram", "fit", "info", "verify", "symmetry", "data", "bench", "doctor", "demo")
 
 
 class Failure(click.ClickException):

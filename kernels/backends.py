@@ -10,23 +10,43 @@ from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
+from kernreg.kernels import lanes
 from kernreg.kernels.geometry import output_size
 from kernreg.layers import Activation, AvgPool, Conv, GlobalAvgPool, LocalConv, Residual
 
 MODULES = {"cpu": "kernreg.kernels.on_cpu", "reference": "kernreg.kernels.reference"}
+# What "auto" tries before the CPU, in this order.
+FASTEST = ("cuda", "triton")
 
 
-def resolve(name: str) -> str:
-    """The backend that a name stands for; "auto" is the fastest one that this machine has.
+def resolve(name: str, architecture: Architecture | None = None, shape: tuple[int, ...] = ()) -> str:
+    """The backend that a name stands for.
+
+    Args:
+        name: of a backend; or "auto", the fastest one that this machine has and that covers the network.
+        architecture, shape: the network and its rows, (H, W, C) or (d,); without them "auto" looks at the machine only.
 
     Raises:
-        KernregError: unknown name.
+        KernregError: unknown name, or a backend, named, that this machine cannot run, with the remedy.
     """
     if name == "auto":
-        return "cpu"
+        return next((fast for fast in FASTEST if _usable(fast, architecture, shape)), "cpu")
     if name not in MODULES:
         raise KernregError(f"unknown backend {name!r}; this version has: auto, {', '.join(MODULES)}")
+    if absent := lanes.absence(name):
+        raise KernregError(absent)
     return name
+
+
+def _usable(name: str, architecture: Architecture | None, shape: tuple[int, ...]) -> bool:
+    if name not in MODULES or lanes.absence(name):
+        return False
+    try:
+        if architecture is not None:
+            covers(name, architecture, shape)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def compute(
@@ -43,7 +63,7 @@ def compute(
         x, z: rows; z None means x, and the result is exactly symmetric.
         architecture: which network.
         kernel: "nngp", "ntk" or "both".
-        backend: "auto", "cpu" or "reference".
+        backend: a name of `MODULES`, or "auto", of this machine.
         dtype: "float32" or "float64", of the arithmetic and the result (the reference always computes in float64).
 
     Returns:
@@ -55,6 +75,7 @@ def compute(
     """
     _check_choice("kernel", kernel, ("nngp", "ntk", "both"))
     _check_choice("dtype", dtype, ("float32", "float64"))
+    backend = resolve(backend, architecture, x.shape[1:])
     covers(backend, architecture, x.shape[1:])
     out: dict[str, NDArray[np.floating]] = _module(backend).compute(x, z, architecture, kernel, dtype)
     return out
@@ -74,7 +95,7 @@ def covers(backend: str, architecture: Architecture, shape: tuple[int, ...]) -> 
             f"architecture {architecture.name or architecture.digest!r} needs images (n, H, W, C), not vectors of {shape[0]} "
             "numbers: reshape them, or use --arch fcn"
         )
-    _module(backend).covers(architecture, shape)
+    _module(resolve(backend, architecture, shape)).covers(architecture, shape)
 
 
 def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
@@ -99,7 +120,7 @@ def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
 
 
 def _module(backend: str) -> ModuleType:
-    return importlib.import_module(MODULES[resolve(backend)])
+    return importlib.import_module(MODULES[backend])
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -83,6 +83,7 @@ def measure(
     window: tuple[float, float] | None = None,
     loo: bool = True,
     solver: TiledCholesky | None = None,
+    device: str = "cpu",
 ) -> Measurement:
     """The learning curve and the exponent of one kernel of a complete store.
 
@@ -91,14 +92,14 @@ def measure(
         kernel: "nngp" or "ntk"; None means the NTK if the store has it.
         ridge, ridge_mode: as in `kernreg.learning_curve`.
         model, window: as in `kernreg.fit_exponent`; model None asks for no exponent.
-        loo, solver: as in `kernreg.curve.curve_from_store`.
+        loo, solver, device: as in `kernreg.curve.curve_from_store`.
 
     Raises:
         KernregError: as `curve_from_store`. A curve that no power law fits is no error, see `unfit`.
     """
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     try:
-        curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver)
+        curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver, device=device)
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error
