@@ -200,9 +200,7 @@ class GramStore:
         n, t = self._prefix("n", n, self.n), self._prefix("t", t, self.t, 0)
         return self.shards.missing(self.shards.needed(n, t, n))
 
-    def train(
-        self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64, xp: Any = np
-    ) -> Array:
+    def train(self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64, xp: Any = np) -> Array:
         """K(train, train) of the first n rows: (n, n), full, exactly symmetric; every checksum verified.
 
         `xp` is the namespace of the result, numpy or cupy; of the host's memory one tile is used beside it.
