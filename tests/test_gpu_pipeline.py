@@ -35,8 +35,8 @@ def problem(n: int, t: int = 123, c: int = 10) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_curve_is_that_of_the_host(n: int, dtype: type) -> None:
     K, y, K_test, y_test = problem(n)
-    arguments: Any = (K.astype(dtype), y, K_test.astype(dtype), y_test)
-    ours, theirs = learning_curve(*arguments, 1e-3, device="cuda"), learning_curve(*arguments, 1e-3)
+    K, K_test = K.astype(dtype), K_test.astype(dtype)
+    ours, theirs = (learning_curve(K, y, K_test, y_test, 1e-3, device=d) for d in ("cuda", "cpu"))
     for name in ("loss", "loo", "gcv", "squared_errors"):
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=AGREE, err_msg=name)
     for a, b in zip(ours.replicates, theirs.replicates, strict=True):
