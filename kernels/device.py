@@ -6,7 +6,6 @@ Importing this module imports no GPU library; `Cuda()` does.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -36,19 +35,6 @@ def options(definitions: Sequence[str]) -> tuple[str, ...]:
     """Of NVRTC and nvcc alike."""
     macros = (f"-D{macro}" for macro in (*definitions, f"KR_SOURCE=0x{digest()}"))
     return (*OPTIONS, f"-I{FOLDER}", *macros)
-
-
-def present() -> bool:
-    """Whether CuPy is installed and sees a GPU; imports it only where there may be one."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        return False
-    if importlib.util.find_spec("cupy") is None:
-        return False
-    try:
-        _cupy()
-    except KernregError:
-        return False
-    return True
 
 
 class Cuda:

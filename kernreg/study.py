@@ -100,7 +100,7 @@ class Study:
             KernregError: data and settings that do not fit, too little memory, a damaged store.
             NotImplementedError: names a layer that the backend does not cover.
         """
-        backend, dtype = backends.resolve(self.file.backend), self.file.dtype
+        backend, dtype = self.file.backend, self.file.dtype
         tasks, stand_in = [], False
         for group in self._groups():
             first = group[0]
@@ -172,7 +172,7 @@ class Study:
             "data": rows.identity,
             "architecture": entry.architecture.digest,
             "kernel": entry.kernel,
-            "backend": backends.resolve(self.file.backend),
+            "backend": backends.resolve(self.file.backend, entry.architecture, rows.shape),
             "dtype": self.file.dtype,
             "n": entry.n,
             "t": entry.t,
@@ -233,13 +233,13 @@ class Study:
 
     def _gram_path(self, entry: Entry, identity: Mapping[str, Any], kernel: str) -> Path:
         """A store that holds the kernel, made by whichever study; else the place of a new one."""
-        folder, settings = self.out / GRAMS, (backends.resolve(self.file.backend), self.file.dtype)
+        folder, dtype = self.out / GRAMS, self.file.dtype
         for held in dict.fromkeys(("both", kernel)):
-            digest = store_digest(identity, entry.architecture, held, *settings)
+            digest = store_digest(identity, entry.architecture, held, dtype)
             for path in sorted(folder.glob(f"*-{digest}.gram")):
                 if (path / "gram.h5").is_file():
                     return path
-        digest = store_digest(identity, entry.architecture, kernel, *settings)
+        digest = store_digest(identity, entry.architecture, kernel, dtype)
         parts = (Path(self.file.data.name).stem, entry.architecture.name, kernel, entry.transform, digest)
         return folder / f"{'-'.join(part.replace('/', '_') for part in parts)}.gram"
 
@@ -264,7 +264,7 @@ class Study:
             if task.state != "complete":
                 n, t = max(n, store.n), max(t, store.t)
         dataset = self._load(task.entries[0], n, t)
-        settings = (kernel, backends.resolve(self.file.backend), self.file.dtype, memory)
+        settings = (kernel, self.file.backend, self.file.dtype, memory)
         return build(task.path, dataset, task.architecture, *settings, progress=work.pairs)
 
 
