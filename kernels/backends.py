@@ -87,6 +87,31 @@ def compute(
     return out
 
 
+def matmul(
+    x: NDArray[np.floating],
+    z: NDArray[np.floating] | None,
+    architecture: Architecture,
+    kernel: str,
+    backend: str,
+    dtype: str,
+    V: NDArray[np.float64],
+) -> NDArray[np.floating] | None:
+    """K(x, z)·V, (n, c) float64, by a backend that multiplies a tile where it has computed it; None if this one does not.
+
+    Args:
+        x, z, architecture, backend, dtype: as in `compute`; kernel: "nngp" or "ntk"; V: (m, c).
+
+    Raises:
+        NotImplementedError, KernregError: as `compute`.
+    """
+    fused = getattr(_module(backend), "matmul", None)
+    if fused is None:
+        return None
+    covers(backend, architecture, x.shape[1:])
+    out: NDArray[np.floating] = fused(x, architecture, kernel, V, dtype, z)
+    return out
+
+
 def covers(backend: str, architecture: Architecture, shape: tuple[int, ...]) -> None:
     """Return if the backend computes this network on rows of this shape, (H, W, C) or (d,).
 
