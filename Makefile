@@ -2,6 +2,7 @@
 # make check    lint, format, types, import order
 # make test     everything that CI runs: check, then the tests
 # make bench    all benchmarks, verified and timed; sets up the peers first (4 GB, see benchmarks/README.md)
+# make test-gpu, make bench-gpu   on a machine with a GPU, with its own Python and CuPy, from this checkout
 # make clean    remove what the above made, the environment included
 #
 # PYTHON=python3.12 make test    names another interpreter (>= 3.11)
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/sh
 
-.PHONY: demo check test bench clean
+.PHONY: demo check test test-gpu bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -27,7 +28,13 @@ test: check
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/peers/setup.py
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out benchmarks/gpu_%.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+test-gpu:
+	PYTHONPATH=. $(PYTHON) -m pytest -m gpu tests/test_*_device.py
+
+bench-gpu:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu_kernels.py
 
 clean:
 	rm -rf .venv build dist *.egg-info kernreg-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

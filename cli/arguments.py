@@ -145,17 +145,21 @@ architecture_options = options(
     ),
     click.option("--depth", type=click.IntRange(min=0), help="Hidden layers. [default: 3]"),
     click.option("--filter", type=window_size, metavar="K|HxW", help="Filter size. [default: 3]"),
+    click.option(
+        "--radius", type=click.IntRange(min=0), help="Of the average pool of lap, in pixels. [default: 2]"
+    ),
     click.option("--stride", type=window_size, metavar="S|HxW", help="Stride of every layer. [default: 1]"),
     click.option("--padding", type=click.Choice(PADDINGS, case_sensitive=False), help="[default: SAME]"),
     click.option("--weight-variance", type=float, help="σw². [default: 2]"),
     click.option("--bias-variance", type=float, help="σb². [default: 0.01]"),
     click.option("--readout-weight-variance", type=float, help="[default: as --weight-variance]"),
     click.option("--readout-bias-variance", type=float, help="[default: as --bias-variance]"),
-    click.option("--activation", help="relu or erf. [default: relu]"),
+    click.option("--activation", help="relu, erf or rbf. [default: relu]"),
 )
 _SETTINGS = (
     "depth",
     "filter",
+    "radius",
     "stride",
     "padding",
     "weight_variance",

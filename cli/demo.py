@@ -19,7 +19,7 @@ from kernreg.cli.arguments import as_json, threads
 )
 @click.option("--n", type=click.IntRange(min=1), default=1437, show_default=True, help="Train images.")
 @click.option("--test", type=click.IntRange(min=1), default=360, show_default=True, help="Test images.")
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu or reference.")
+@click.option("--backend", default="auto", show_default=True, help="auto, cpu, cuda or reference.")
 @threads
 @as_json
 def command(out: Path, n: int, test: int, backend: str, as_json: bool) -> None:

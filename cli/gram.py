@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 )
 @transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu or reference.")
+@click.option("--backend", default="auto", show_default=True, help="auto, cpu, cuda, triton or reference.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
@@ -119,7 +119,8 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, backen
     from kernreg.kernels.backends import resolve
     from kernreg.provenance import store_digest
 
-    digest = store_digest(identity(dataset.provenance), architecture, kernel, resolve(backend), dtype)
+    resolved = resolve(backend, architecture, dataset.shape)
+    digest = store_digest(identity(dataset.provenance), architecture, kernel, resolved, dtype)
     transform = dataset.provenance.get("transform")
     data = (Path(dataset.name).stem, *([transform["name"]] if transform else []))
     parts = (*data, architecture.name or "network", kernel)
@@ -165,7 +166,8 @@ def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[
     from kernreg.kernels.backends import covers, resolve
     from kernreg.plan import plan
 
-    backend, kernel, dtype = resolve(given["backend"]), given["kernel"], given["dtype"]
+    kernel, dtype = given["kernel"], given["dtype"]
+    backend = resolve(given["backend"], architecture, dataset.shape)
     covers(backend, architecture, dataset.shape)
     x_bytes = dataset.x_train.nbytes + dataset.x_test.nbytes
     cut = plan(dataset.n, dataset.t, dataset.shape, architecture, kernel, dtype, given["memory"], x_bytes)

@@ -11,7 +11,20 @@ import click
 from kernreg import __version__
 from kernreg.errors import KernregError
 
-COMMANDS = ("gram", "fit", "theory", "study", "info", "verify", "symmetry", "data", "doctor", "demo")
+COMMANDS = (
+    "gram",
+    "fit",
+    "theory",
+    "solve",
+    "predict",
+    "study",
+    "info",
+    "verify",
+    "symmetry",
+    "data",
+    "doctor",
+    "demo",
+)
 
 
 class Failure(click.ClickException):

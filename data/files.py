@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,19 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def read_file(path: Path) -> Source:
     """The rows of a .npz, .npy, .h5 or .hdf5 file; KernregError says what is wrong with it."""
-    if path.suffix not in SUFFIXES:
-        raise KernregError(f"{path} is none of {', '.join(SUFFIXES)}; save X and y as one of them")
-    if not path.is_file():
-        raise KernregError(f"{path} does not exist; check the path, or use one of `kernreg data list`")
-    readers: dict[str, Callable[[Path], tuple[Arrays, list[Path]]]] = {".npz": _read_npz, ".npy": _read_npy}
-    try:
-        arrays, paths = readers.get(path.suffix, _read_hdf5)(path)
-        hashes = {}
-        for part in paths:
-            with part.open("rb") as file:
-                hashes[part.name] = file_digest(file, "sha256").hexdigest()
-    except KernregError:
-        raise
-    except Exception as error:  # a damaged file makes NumPy, zlib, tokenize and HDF5 raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise KernregError(f"cannot read {path}: {reason}; save X and y into it again") from None
-    x = _inputs(arrays, "X", path)
-    y, kind = _outputs(arrays, "y", path, len(x))
+    arrays, paths = read_arrays(path)
+    hashes = {}
+    for part in paths:
+        with part.open("rb") as file:
+            hashes[part.name] = file_digest(file, "sha256").hexdigest()
+    x = inputs(arrays, "X", path)
+    y, kind = outputs(arrays, "y", path, len(x))
     if ("X_test" in arrays) != ("y_test" in arrays):
         raise KernregError(f"{path} has one of X_test and y_test; give both or neither")
     x_test = y_test = None
     if "X_test" in arrays:
-        x_test = _inputs(arrays, "X_test", path)
-        y_test, kind_test = _outputs(arrays, "y_test", path, len(x_test))
+        x_test = inputs(arrays, "X_test", path)
+        y_test, kind_test = outputs(arrays, "y_test", path, len(x_test))
         if x_test.shape[1:] != x.shape[1:] or kind_test != kind or y_test.shape[1:] != y.shape[1:]:
             raise KernregError(f"{path}: X_test or y_test is of another shape or kind than X and y")
     classes = None
@@ -63,12 +52,33 @@ def read_file(path: Path) -> Source:
     return Source(x, y, x_test, y_test, classes, hashes, 255.0 if eight_bits else None, str(path.resolve()))
 
 
+def read_arrays(path: Path, targets: bool = True) -> tuple[Arrays, list[Path]]:
+    """X, y, X_test and y_test as a file holds them, shapes unchecked, and the files they came from.
+
+    `targets` False: an X.npy needs no y.npy beside it. Raises KernregError where the file cannot be read.
+    """
+    if path.suffix not in SUFFIXES:
+        raise KernregError(f"{path} is none of {', '.join(SUFFIXES)}; save X and y as one of them")
+    if not path.is_file():
+        raise KernregError(f"{path} does not exist; check the path, or use one of `kernreg data list`")
+    try:
+        if path.suffix == ".npy":
+            return _read_npy(path, targets)
+        return _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+    except KernregError:
+        raise
+    except Exception as error:  # a damaged file makes NumPy, zlib, tokenize and HDF5 raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise KernregError(f"cannot read {path}: {reason}; save X and y into it again") from None
+
+
 def default_normalise(source: Source) -> str:
     """ "standard" for 8-bit images; "none" for everything else, whose scale was somebody's choice."""
     return "standard" if source.white is not None and source.x.ndim == 4 else "none"
 
 
-def _inputs(arrays: Arrays, key: str, path: Path) -> NDArray[Any]:
+def inputs(arrays: Arrays, key: str, path: Path) -> NDArray[Any]:
+    """(n, d) or (n, H, W, C) of what a file holds under `key`; KernregError says what is wrong with it."""
     if key not in arrays:
         raise KernregError(f"{path} has no {key}; save the inputs under the name X and the targets under y")
     x = arrays[key]
@@ -85,7 +95,8 @@ def _inputs(arrays: Arrays, key: str, path: Path) -> NDArray[Any]:
     return x[..., None] if x.ndim == 3 else x
 
 
-def _outputs(arrays: Arrays, key: str, path: Path, rows: int) -> tuple[NDArray[Any], str]:
+def outputs(arrays: Arrays, key: str, path: Path, rows: int) -> tuple[NDArray[Any], str]:
+    """(n,) integers and "labels", or (n, c) float64 and "real"; KernregError likewise."""
     if key not in arrays:
         raise KernregError(f"{path} has no {key}; save the inputs under the name X and the targets under y")
     y = arrays[key]
@@ -157,7 +168,7 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     return shape, dtype, int(stream.tell())
 
 
-def _read_npy(path: Path) -> tuple[Arrays, list[Path]]:
+def _read_npy(path: Path, targets: bool) -> tuple[Arrays, list[Path]]:
     stem = path.stem
     if stem[-1:] not in ("X", "x"):
         raise KernregError(
@@ -173,7 +184,7 @@ def _read_npy(path: Path) -> tuple[Arrays, list[Path]]:
             beside = path.with_name(f"{stem[:-1]}{tail}.npy")
             if beside.is_file():
                 paths.setdefault(key, beside)
-    if "y" not in paths:
+    if targets and "y" not in paths:
         raise KernregError(
             f"{path.with_name(stem[:-1] + 'y.npy')} is missing; it must hold the targets of {path.name}"
         )

@@ -1,6 +1,7 @@
 """The dual maps of the activations, float64 NumPy: what a ReLU or an erf does to S and T.
 
-Cho & Saul (2009) for ReLU, Williams (1997) for erf; the tangent is one more line (Jacot et al. 2018).
+Cho & Saul (2009) for ReLU, Williams (1997) for erf, Rahimi & Recht (2007) for rbf; the tangent is one more line (Jacot et
+al. 2018).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def dual(activation: Activation, S: Array, Qx: Array, Qz: Array) -> tuple[Array,
     """
     if activation.fn == "erf":
         return _erf(S, Qx, Qz)
+    if activation.fn == "rbf":
+        return _rbf(S, Qx, Qz)
     slope = activation.slope
     assert slope is not None
     relu, step = _relu(S, Qx, Qz)
@@ -57,3 +60,9 @@ def _erf(S: Array, Qx: Array, Qz: Array) -> tuple[Array, Array]:
     # AB − 4S² without its cancellation for large inputs
     root = np.sqrt(1 + 2 * (Qx + Qz) + 4 * np.maximum(P - np.abs(S), 0) * (P + np.abs(S)))
     return 2 / np.pi * np.arctan2(2 * S, root), 4 / np.pi / root
+
+
+def _rbf(S: Array, Qx: Array, Qz: Array) -> tuple[Array, Array]:
+    """exp(−E[(u − v)²]) and twice that: the Gaussian kernel is the dual of φ(t) = √2·sin(√2·t + π/4)."""
+    gaussian = np.exp(2 * S - (Qx + Qz))
+    return gaussian, 2 * gaussian

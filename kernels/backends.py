@@ -10,20 +10,30 @@ from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
+from kernreg.kernels import device
 from kernreg.kernels.geometry import output_size
 from kernreg.layers import Activation, AvgPool, Conv, GlobalAvgPool, LocalConv, Residual
 
-MODULES = {"cpu": "kernreg.kernels.on_cpu", "reference": "kernreg.kernels.reference"}
+MODULES = {
+    "cpu": "kernreg.kernels.on_cpu",
+    "cuda": "kernreg.kernels.on_cuda",
+    "triton": "kernreg.kernels.on_triton",
+    "reference": "kernreg.kernels.reference",
+}
 
 
-def resolve(name: str) -> str:
-    """The backend that a name stands for; "auto" is the fastest one that this machine has.
+def resolve(name: str, architecture: Architecture | None = None, shape: tuple[int, ...] | None = None) -> str:
+    """The backend that a name stands for; "auto" is the fastest one that this machine has and that covers the network.
+
+    Args:
+        name: "auto", or a backend, which need not be there.
+        architecture, shape: the network and the shape of a row; without them "auto" is the backend that covers all presets.
 
     Raises:
         KernregError: unknown name.
     """
     if name == "auto":
-        return "cpu"
+        return "cuda" if architecture and shape and _on_gpu(architecture, shape) else "cpu"
     if name not in MODULES:
         raise KernregError(f"unknown backend {name!r}; this version has: auto, {', '.join(MODULES)}")
     return name
@@ -43,7 +53,7 @@ def compute(
         x, z: rows; z None means x, and the result is exactly symmetric.
         architecture: which network.
         kernel: "nngp", "ntk" or "both".
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "cuda", "triton" or "reference".
         dtype: "float32" or "float64", of the arithmetic and the result (the reference always computes in float64).
 
     Returns:
@@ -55,6 +65,7 @@ def compute(
     """
     _check_choice("kernel", kernel, ("nngp", "ntk", "both"))
     _check_choice("dtype", dtype, ("float32", "float64"))
+    backend = resolve(backend, architecture, x.shape[1:])
     covers(backend, architecture, x.shape[1:])
     out: dict[str, NDArray[np.floating]] = _module(backend).compute(x, z, architecture, kernel, dtype)
     return out
@@ -77,6 +88,16 @@ def covers(backend: str, architecture: Architecture, shape: tuple[int, ...]) -> 
     _module(backend).covers(architecture, shape)
 
 
+def require(backend: str) -> None:
+    """Return if the machine has what the backend needs.
+
+    Raises:
+        KernregError: names what is missing, and the remedy.
+    """
+    if resolve(backend) == "cuda":
+        device.Cuda()
+
+
 def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
     """The cost of one pair in updates, one (shift, pixel, layer) each (docs/performance.md)."""
     H, W = (shape[0], shape[1]) if len(shape) == 3 else (1, 1)
@@ -96,6 +117,17 @@ def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
         if isinstance(layer, Activation):
             total += (H * W) ** 2 if pooled and not local else H * W
     return max(total, 1)
+
+
+def _on_gpu(architecture: Architecture, shape: tuple[int, ...]) -> bool:
+    """Whether the CUDA backend is there and computes this network."""
+    if not device.present():
+        return False
+    try:
+        covers("cuda", architecture, shape)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _module(backend: str) -> ModuleType:

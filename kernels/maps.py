@@ -1,13 +1,4 @@
-"""The activation maps as polynomials, for compiled code: scalar functions that SIMD loops inline.
-
-With D = 1 − |c|, c = S/P, P = √(Qx·Qz), both maps of the ReLU are a square root and a polynomial on D ∈ [0, 1]:
-
-    arccos(|c|)/π            = √D · A(D)
-    (√(1−c²) − |c|·arccos|c|)/π = D·√D · G(D)
-
-and asin(a) = a·B(a²) serves the erf for a² ≤ 1/4 and, through asin(a) = π/2 − 2·asin(√((1−a)/2)), beyond it. The coefficients
-are Chebyshev interpolants computed with 60 digits; relative error: float32 2e-8, 2e-8, 5e-9, float64 5e-15, 2e-15, 3e-16
-(checked in tests/test_maps.py against closed forms).
+"""The activation maps as polynomials (`polynomials.py`), for compiled code: scalar functions that SIMD loops inline.
 
 Numba types a literal as float64, which would halve the lanes of a float32 loop: the constants are frozen per dtype by
 `overload`, so this file has one body and two precisions.
@@ -24,82 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-_ARCCOS_32 = (
-    0.450158153,
-    0.03751382808,
-    8.427089512e-3,
-    2.615466698e-3,
-    4.70735702e-4,
-    1.062651139e-3,
-    -6.336413341e-4,
-    3.857081116e-4,
-)
-_G_32 = (
-    0.3001054422,
-    0.01500493536,
-    2.416836967e-3,
-    5.278484159e-4,
-    2.362693249e-4,
-    -5.608631495e-5,
-    7.4634554e-5,
-)
-_ARCSIN_32 = (
-    0.999999996,
-    0.1666678201,
-    0.07494696687,
-    0.04552063563,
-    0.02399399965,
-    0.04241737376,
-)
-_ARCCOS_64 = (
-    0.450158158078551691,
-    0.0375131798405669651,
-    8.44046540579963705e-3,
-    2.51204523106679993e-3,
-    8.54758740134957142e-4,
-    3.15073141719490125e-4,
-    1.19630972168046581e-4,
-    6.04979475711018105e-5,
-    -1.75532805436669308e-5,
-    9.92772291149572262e-5,
-    -1.53595671611213553e-4,
-    1.97792936780425462e-4,
-    -1.71450716266679268e-4,
-    1.01731683440507953e-4,
-    -3.62030837318542777e-5,
-    6.19154523630447168e-6,
-)
-_G_64 = (
-    0.300105438719035755,
-    0.0150052719357724565,
-    2.41156157445726547e-3,
-    5.58231453866302141e-4,
-    1.55422739953194422e-4,
-    4.83643505335727056e-5,
-    1.65929728349560412e-5,
-    4.49480531054916957e-6,
-    5.74794566039159164e-6,
-    -6.37623790560885904e-6,
-    1.0461338101663576e-5,
-    -9.80264826382495363e-6,
-    6.52371806504739584e-6,
-    -2.53157085622508203e-6,
-    4.8508722445596671e-7,
-)
-_ARCSIN_64 = (
-    0.9999999999999998,
-    0.166666666666897064,
-    0.0749999999562441448,
-    0.0446428603860315581,
-    0.0303818207522217691,
-    0.0223749288236056912,
-    0.0173137009459098955,
-    0.0143242351499445705,
-    9.37647348105665381e-3,
-    0.018256370242133529,
-    -0.0116935596795313177,
-    0.0315047767516243118,
-)
+from kernreg.kernels.polynomials import ARCCOS_32, ARCCOS_64, ARCSIN_32, ARCSIN_64, G_32, G_64
 
 # 1 − |c| below this is rounding noise of S in float64 (kernels/activations.py). In float32 identical patches give 0 to the bit,
 # and near-identical ones keep what little they have.
@@ -241,6 +157,6 @@ def _horner(stub, coefficients):
         return names["impl"]
 
 
-_horner(arccos_over_root, {32: _ARCCOS_32, 64: _ARCCOS_64})
-_horner(g_over_root, {32: _G_32, 64: _G_64})
-_horner(arcsin_over, {32: _ARCSIN_32, 64: _ARCSIN_64})
+_horner(arccos_over_root, {32: ARCCOS_32, 64: ARCCOS_64})
+_horner(g_over_root, {32: G_32, 64: G_64})
+_horner(arcsin_over, {32: ARCSIN_32, 64: ARCSIN_64})

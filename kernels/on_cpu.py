@@ -161,8 +161,11 @@ def _sums(
     pixels, Q = X.single()
     tables = _tables(program, Z.pixels.dtype, Z.pixels.shape[1])
     pooled = program.pooled and not program.local
+    weights = program.weights or (np.empty((0, 0)), np.empty((0, 0)))
     in_parallel(
-        stencil.pairs, len(jobs), (jobs, pixels, Z.pixels, Q, Z.Q, *tables, tangent, pooled, lanes, S, T)
+        stencil.pairs,
+        len(jobs),
+        (jobs, pixels, Z.pixels, Q, Z.Q, *tables, tangent, pooled, *weights, lanes, S, T),
     )
     return S[:, : Z.n], T[:, : Z.n]
 
@@ -180,8 +183,9 @@ def _readout(
     last = program.geometry[-1]
     P = int(last[H_OUT] * last[W_OUT])
     kinds = (S, T) if T.size else (S,)
+    count = 1 if program.weights else P * P if program.pooled else P
     for K in kinds:
-        K *= program.half / (P * P if program.pooled else P)
+        K *= program.half / count
     if program.local and last[PHI] == RELU:
         # between different pixels S is 0 before the ReLU and √(Qx[p]·Qz[p'])/2π after it (docs/kernels.md)
         u, v = (np.sqrt(_last_variances(I, program)) for I in (X, Z))

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
+from kernreg.kernels import pooling
 from kernreg.kernels.geometry import output_size, padding_low
-from kernreg.layers import Activation, Conv, Dense, Flatten, GlobalAvgPool, Layer, LocalConv
+from kernreg.layers import Activation, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Layer, LocalConv
 
 RELU, ERF = 0, 1
 # columns of the geometry table, one row a layer: the window along y and x; the sizes of the layer's input and output; where its
@@ -23,12 +24,13 @@ Geometry: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Program:
-    """[conv → activation] × L → flatten or gap → dense …, for images of one size.
+    """[conv → activation] × L → (average pool →) flatten or gap → dense …, for images of one size.
 
     Attributes:
         geometry: (L, 15) int64, the columns above; START in pixels.
         affine: (L, 2) float64: σw²/k², times the ½ that a preceding ReLU leaves to it, and σb².
-        pooled: global average pool, else flatten.
+        pooled: all displacements are read, else 0 alone (flatten).
+        weights: of pixel pairs along y and x, where an average pool stands before the readout (kernels/pooling.py); else None.
         local: local convolutions before a global average pool, whose covariance is 0 between different pixels.
         half: the factor that the last activation leaves to the readout.
         homogeneous: K(a·x, b·z) = a·b·K(x, z) for a, b > 0: ReLU without hidden biases.
@@ -39,6 +41,7 @@ class Program:
     geometry: Geometry
     affine: NDArray[np.float64]
     pooled: bool
+    weights: tuple[NDArray[np.float64], NDArray[np.float64]] | None
     local: bool
     half: float
     homogeneous: bool
@@ -53,7 +56,7 @@ def convolutional(architecture: Architecture, shape: tuple[int, ...]) -> Program
         NotImplementedError: names the first layer that no stencil covers.
         KernregError: a VALID window larger than the image.
     """
-    hidden, pool, readout = _split(architecture)
+    hidden, pool, end, readout = _split(architecture)
     convs = [layer for layer in hidden if isinstance(layer, Conv)]
     acts = [layer for layer in hidden if isinstance(layer, Activation)]
     L = len(convs)
@@ -72,13 +75,16 @@ def convolutional(architecture: Architecture, shape: tuple[int, ...]) -> Program
     for l in reversed(range(L - 1)):
         geometry[l, [STEP_Y, STEP_X]] = geometry[l + 1, [STEP_Y, STEP_X]] * geometry[l + 1, [SY, SX]]
     local = [isinstance(c, LocalConv) for c in convs]
-    pooled = isinstance(pool, GlobalAvgPool)
+    pooled = pool is not None or isinstance(end, GlobalAvgPool)
     if pooled:
         _check_pooled(convs, local, geometry)
+    if pool is not None and any(local):
+        raise _uncovered(len(hidden), pool, "flatten or gap behind local convolutions")
     return Program(
         geometry=geometry,
         affine=affine,
         pooled=pooled,
+        weights=None if pool is None else pooling.weights(pool, end, H, W),
         local=pooled and all(local),
         half=half,
         homogeneous=all(a.fn == "relu" for a in acts) and not any(c.bias_variance for c in convs),
@@ -87,10 +93,15 @@ def convolutional(architecture: Architecture, shape: tuple[int, ...]) -> Program
     )
 
 
-def _split(architecture: Architecture) -> tuple[tuple[Layer, ...], Layer, tuple[Dense, ...]]:
+def _split(
+    architecture: Architecture,
+) -> tuple[tuple[Layer, ...], AvgPool | None, Layer, tuple[Dense, ...]]:
     layers = architecture.layers
     ends = [k for k, layer in enumerate(layers) if isinstance(layer, Flatten | GlobalAvgPool)]
-    end = ends[0] if ends else len(layers)
+    end = after = ends[0] if ends else len(layers)
+    before = layers[end - 1] if end > 2 else None
+    pool = before if isinstance(before, AvgPool) else None
+    end -= pool is not None
     for k, layer in enumerate(layers[:end]):
         expected = Conv if k % 2 == 0 else Activation
         if not isinstance(layer, expected) or (
@@ -99,11 +110,11 @@ def _split(architecture: Architecture) -> tuple[tuple[Layer, ...], Layer, tuple[
             raise _uncovered(k, layer, "[conv → relu or erf] × depth")
     if not ends or end % 2:
         raise _uncovered(end - 1, layers[end - 1], "activation → flatten or gap")
-    readout = layers[end + 1 :]
+    readout = layers[after + 1 :]
     for k, layer in enumerate(readout):
         if not isinstance(layer, Dense):
-            raise _uncovered(end + 1 + k, layer, "dense layers at the end")
-    return layers[:end], layers[end], tuple(layer for layer in readout if isinstance(layer, Dense))
+            raise _uncovered(after + 1 + k, layer, "dense layers at the end")
+    return layers[:end], pool, layers[after], tuple(layer for layer in readout if isinstance(layer, Dense))
 
 
 def _check_pooled(convs: list[Conv], local: list[bool], geometry: Geometry) -> None:
@@ -125,5 +136,5 @@ def _check_pooled(convs: list[Conv], local: list[bool], geometry: Geometry) -> N
 
 def _uncovered(k: int, layer: Layer, expected: str) -> NotImplementedError:
     return NotImplementedError(
-        f"backend cpu covers {expected}, not layer {k + 1}, {layer}: name the backend 'reference' for this network"
+        f"the fused stencil covers {expected}, not layer {k + 1}, {layer}: name the backend 'reference' for this network"
     )

@@ -211,6 +211,17 @@ def add_up(plane, h, n, lanes, total):
 
 
 @njit(**INNER)
+def add_up_weighted(plane, h, w, lanes, weight_y, weight_x, total):
+    """`add_up` with a weight for each row and column, in float64."""
+    for r in range(h):
+        source = plane[r]
+        for j in range(w):
+            weight = weight_y[r] * weight_x[j]
+            for m in range(lanes):
+                total[m] += weight * source[j * lanes + m]
+
+
+@njit(**INNER)
 def roll_one(source, target, H, W, start, lanes, dy, dx):
     n = W * lanes
     cut = (dx % W) * lanes

@@ -32,6 +32,7 @@ from kernreg.kernels.program import (
 )
 from kernreg.kernels.rows import (
     add_up,
+    add_up_weighted,
     box_ahead,
     box_rows,
     erf_both_row,
@@ -118,14 +119,44 @@ def variances(z, geometry, affine, over_C, lanes, Q, S, hS, row):
         h, w = h_out, w_out
 
 
+@njit(**INNER)
+def diagonal(weights, d, wrap, out):
+    """The weights of pixel pairs at displacement d, one for each row (or column) of its plane; whether any is not 0."""
+    n = len(weights)
+    any_weight = False
+    for r in range(n if wrap else n - abs(d)):
+        out[r] = weights[r, (r + d) % n] if wrap else weights[r + max(0, -d), r + max(0, d)]
+        any_weight = any_weight or out[r] != 0
+    return any_weight
+
+
 @njit(nogil=True, cache=True, **SIMD)
-def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, pooled, lanes, out_S, out_T):
+def pairs(
+    first,
+    last,
+    jobs,
+    X,
+    Z,
+    QX,
+    QZ,
+    geometry,
+    affine,
+    over_C,
+    tangent,
+    pooled,
+    weights_y,
+    weights_x,
+    lanes,
+    out_S,
+    out_T,
+):
     """Σ over pixels (and displacements, if pooled) of the last S and T: (n, blocks·lanes) each, in float64.
 
     Args:
         first, last: which jobs; jobs: (k, 2) int64, pairs (image of X, block of Z). Other entries stay.
         X: (n, C, H·W); Z: (blocks, C, H·W·lanes); QX, QZ: their variances.
         pooled: all displacements (GAP) or 0 alone (VEC).
+        weights_y, weights_x: (H, H) and (W, W) float64, of pixel pairs, if an average pool is read; else empty.
     """
     end = geometry[len(geometry) - 1]
     reach_y, reach_x = (end[H_OUT], end[W_OUT]) if pooled else (1, 1)
@@ -137,12 +168,18 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
     row = np.zeros((4, cols), X.dtype)
     lines = row[3].reshape((-1, lanes_of(row)))
     rolled_z, rolled_q = np.empty_like(Z[0]), np.empty_like(QZ[0])
+    weighted = weights_y.size > 0
+    weight_y, weight_x = np.empty(len(weights_y)), np.empty(len(weights_x))
     for k in range(first, last):
         i, block = jobs[k]
         z, qz = Z[block], QZ[block]
         sum_S, sum_T = np.zeros(lanes), np.zeros(lanes)
         for dy in range(0 if wrap else 1 - reach_y, reach_y):
+            if weighted and not diagonal(weights_y, dy, wrap, weight_y):
+                continue
             for dx in range(0 if wrap else 1 - reach_x, reach_x):
+                if weighted and not diagonal(weights_x, dx, wrap, weight_x):
+                    continue
                 y, u = dy, dx
                 if wrap:
                     roll(Z[block], QZ[block], rolled_z, rolled_q, geometry, lanes, dy, dx)
@@ -166,6 +203,11 @@ def pairs(first, last, jobs, X, Z, QX, QZ, geometry, affine, over_C, tangent, po
                     row,
                     lines,
                 )
+                if weighted:
+                    add_up_weighted(S, h, w, lanes, weight_y, weight_x, sum_S)
+                    if tangent:
+                        add_up_weighted(T, h, w, lanes, weight_y, weight_x, sum_T)
+                    continue
                 add_up(S, h, w * lanes, lanes, sum_S)
                 if tangent:
                     add_up(T, h, w * lanes, lanes, sum_T)

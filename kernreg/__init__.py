@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kernreg.errors import KernregError as KernregError
     from kernreg.exponent import fit_exponent as fit_exponent
     from kernreg.gram import gram as gram
+    from kernreg.solve import solve as solve
     from kernreg.store import GramStore as GramStore
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "gram",
     "learning_curve",
     "load",
+    "solve",
 ]
 
 _ROOMS = {
@@ -38,14 +40,15 @@ _ROOMS = {
     "gram": "kernreg.gram",
     "learning_curve": "kernreg.curve",
     "load": "kernreg.data",
+    "solve": "kernreg.solve",
 }
 
 
 class _Package(ModuleType):
-    """`kernreg.gram` is the function, also after something has imported the module of that name."""
+    """`kernreg.gram` and `kernreg.solve` are the functions, also after something has imported the modules of these names."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "gram" or not isinstance(value, ModuleType):
+        if name not in ("gram", "solve") or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 
 

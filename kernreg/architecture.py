@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from kernreg.errors import KernregError
 from kernreg.layers import (
     Activation,
+    AvgPool,
     Conv,
     Dense,
     Flatten,
@@ -31,6 +33,7 @@ Window: TypeAlias = int | tuple[int, int]
 
 DEPTH = 3
 FILTER = 3
+RADIUS = 2
 WEIGHT_VARIANCE = 2.0
 BIAS_VARIANCE = 0.01
 
@@ -128,6 +131,49 @@ class Architecture:
         return _convolutional("lcn-gap", LocalConv, GlobalAvgPool(), depth, filter, **settings)
 
     @classmethod
+    def lap(
+        cls, depth: int = DEPTH, filter: Window = FILTER, radius: int = RADIUS, **settings: Any
+    ) -> Architecture:
+        """[conv → activation] × depth → average over (2·radius + 1)² places → flatten → dense.
+
+        The local average pooling of Li et al. (2019), *Enhanced convolutional neural tangent kernels*: between `vec` (radius 0)
+        and `gap` (CIRCULAR, 2·radius + 1 = H = W). The pool has stride 1 and the padding of the network (SAME if that is VALID);
+        with SAME a window over the border counts what it misses as zeros. Keyword arguments as in `vec`.
+        """
+        if not isinstance(radius, int) or radius < 0:
+            raise KernregError(f"radius must be a whole number ≥ 0, not {radius!r}")
+        padding: Padding = "CIRCULAR" if settings.get("padding") == "CIRCULAR" else "SAME"
+        pool = AvgPool((2 * radius + 1,) * 2, (1, 1), padding)
+        return _convolutional("lap", Conv, pool, depth, filter, **settings)
+
+    @classmethod
+    def patches(
+        cls,
+        depth: int = 3,
+        filter: Window = 2,
+        *,
+        hidden: int = 1,
+        pooled: bool = False,
+        weight_variance: float = WEIGHT_VARIANCE,
+        bias_variance: float = BIAS_VARIANCE,
+        activation: str = "relu",
+        readout_weight_variance: float | None = None,
+        readout_bias_variance: float | None = None,
+        name: str = "patches",
+    ) -> Architecture:
+        """[conv, stride = filter → activation] × depth → flatten or gap → [dense → activation] × hidden → dense.
+
+        Windows do not overlap; what does not fill one is dropped (VALID). The presets s-cnn, d-cnn, hr-cnn, hr-cnn-flatten and
+        hr-cnn-gap of Xiao (2022) are these.
+        """
+        window = _window(filter)
+        act = Activation(activation)
+        convs = (Conv(window, window, "VALID", weight_variance, bias_variance), act) * _depth(depth)
+        head = (Dense(weight_variance, bias_variance), act) * _depth(hidden)
+        readout = _readout(weight_variance, bias_variance, readout_weight_variance, readout_bias_variance)
+        return cls((*convs, GlobalAvgPool() if pooled else Flatten(), *head, readout), name)
+
+    @classmethod
     def preset(cls, name: str, **settings: Any) -> Architecture:
         """A preset by the name that the command line uses; for fcn the settings of windows are refused.
 
@@ -141,23 +187,35 @@ class Architecture:
             "vec": cls.vec,
             "gap": cls.gap,
             "lcn-gap": cls.lcn_gap,
+            "lap": cls.lap,
+            "s-cnn": partial(cls.patches, depth=1, filter=4, name="s-cnn"),
+            "d-cnn": partial(cls.patches, depth=2, filter=4, name="d-cnn"),
+            "hr-cnn": partial(cls.patches, name="hr-cnn"),
+            "hr-cnn-flatten": partial(cls.patches, hidden=0, name="hr-cnn-flatten"),
+            "hr-cnn-gap": partial(cls.patches, hidden=0, pooled=True, name="hr-cnn-gap"),
         }
         if key not in makers:
             raise KernregError(f"unknown architecture {name!r}; known: {', '.join(PRESETS)}")
         try:
             return makers[key](**settings)
         except TypeError:
-            known = ["filter", "padding", "stride"] if key == "fcn" else []
-            wrong = [s for s in settings if s in known] or [s for s in settings if s not in _SETTINGS]
+            foreign = {"lap": [], "fcn": ["filter", "padding", "stride", "radius"]} | {
+                name: ["padding", "stride", "radius"] for name in PATCHES
+            }
+            wrong = [s for s in settings if s in foreign.get(key, ["radius"])] or [
+                s for s in settings if s not in _SETTINGS
+            ]
             if not wrong:
                 raise
             raise KernregError(f"architecture {key!r} has no setting {wrong[0]!r}") from None
 
 
-PRESETS = ("fcn", "lcn", "vec", "cnn-vec", "gap", "cnn-gap", "lcn-gap")
+PATCHES = ("s-cnn", "d-cnn", "hr-cnn", "hr-cnn-flatten", "hr-cnn-gap")
+PRESETS = ("fcn", "lcn", "vec", "cnn-vec", "gap", "cnn-gap", "lcn-gap", "lap", *PATCHES)
 _SETTINGS = (
     "depth",
     "filter",
+    "radius",
     "padding",
     "stride",
     "weight_variance",
@@ -171,7 +229,7 @@ _SETTINGS = (
 def _convolutional(
     name: str,
     conv: type[Conv],
-    pool: Flatten | GlobalAvgPool,
+    pool: Flatten | GlobalAvgPool | AvgPool,
     depth: int,
     filter: Window,
     *,
@@ -186,7 +244,8 @@ def _convolutional(
     window, strides = _window(filter), _window(stride)
     hidden = (conv(window, strides, padding, weight_variance, bias_variance), Activation(activation))
     readout = _readout(weight_variance, bias_variance, readout_weight_variance, readout_bias_variance)
-    return Architecture((*(hidden * _depth(depth)), pool, readout), name)
+    end: tuple[Layer, ...] = (pool, Flatten()) if isinstance(pool, AvgPool) else (pool,)
+    return Architecture((*(hidden * _depth(depth)), *end, readout), name)
 
 
 def _readout(weight: float, bias: float, own_weight: float | None, own_bias: float | None) -> Dense:

@@ -228,7 +228,7 @@ def curve_from_store(
 
 def beyond_memory(store: GramStore, solver: TiledCholesky, n: int | None = None) -> str:
     """Why the curve of a store is made by tiles of a factor on disk, or "" where memory holds it all."""
-    n = n or store.n
+    n = store.n if n is None else n
     needed = PROCESS_BYTES + 8 * (n * n + n * n // 4 + n * store.t + 2 * n * min(store.t, BLOCK_ROWS[1]))
     if needed <= solver.bytes_allowed:
         return ""

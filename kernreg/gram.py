@@ -89,7 +89,7 @@ def gram(
         z: likewise, m rows of the same shape; None means x, and the result is exactly symmetric.
         arch: the network.
         kernel: "ntk", "nngp" or "both".
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "cuda", "triton" or "reference".
         dtype: "float32" or "float64", of the arithmetic and the result.
 
     Returns:
@@ -105,7 +105,7 @@ def gram(
     z = None if z is None else _checked(z, "z")
     if z is not None and z.shape[1:] != x.shape[1:]:
         raise KernregError(f"rows of x are {x.shape[1:]} and of z {z.shape[1:]}: give both one shape")
-    names, backend = kernels_of(kernel), backends.resolve(backend)
+    names, backend = kernels_of(kernel), backends.resolve(backend, arch, x.shape[1:])
     n, m = len(x), len(x) if z is None else len(z)
     grid = TileGrid.triangle(n, BLOCK) if z is None else TileGrid.rectangle(n, m, BLOCK)
     out = {name: np.empty((n, m), np.dtype(dtype)) for name in names}
@@ -151,9 +151,10 @@ def build(
             writes it; memory or disk do not suffice.
         KeyboardInterrupt: SIGINT or SIGTERM; finished tiles are kept.
     """
-    names, name = kernels_of(kernel), backends.resolve(backend)
     n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
+    names, name = kernels_of(kernel), backends.resolve(backend, architecture, shape)
     backends.covers(name, architecture, shape)
+    backends.require(name)
     x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
     cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes)
     arrays = _arrays(dataset)

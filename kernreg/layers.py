@@ -51,14 +51,14 @@ class LocalConv(Conv):
 
 @dataclass(frozen=True)
 class Activation:
-    """Pointwise nonlinearity: relu, erf, abs, identity or leaky_relu_SLOPE."""
+    """Pointwise nonlinearity: relu, erf, rbf (φ(t) = √2·sin(√2·t + π/4)), abs, identity or leaky_relu_SLOPE."""
 
     fn: str
 
     def __post_init__(self) -> None:
-        if self.fn not in ("relu", "erf", "abs", "identity") and self.slope is None:
+        if self.fn not in ("relu", "erf", "rbf", "abs", "identity") and self.slope is None:
             raise KernregError(
-                f"unknown activation {self.fn!r}; use relu, erf, abs, identity or leaky_relu_SLOPE"
+                f"unknown activation {self.fn!r}; use relu, erf, rbf, abs, identity or leaky_relu_SLOPE"
             )
 
     @property

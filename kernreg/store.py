@@ -186,6 +186,16 @@ class GramStore:
         n, t = self._prefix("n", n, self.n), self._prefix("t", t, self.t, 0)
         return self.shards.missing(self.shards.needed(n, t, n))
 
+    def tiles(self, part: str, kernel: str, n: int | None = None, t: int | None = None) -> list[Tile]:
+        """The tiles of the first n train rows ("train"), or of the first t test rows with them ("test"), all there.
+
+        Raises:
+            KernregError: as in `train`.
+        """
+        n = self._prefix("n", n, self.n)
+        t = self._prefix("t", t, self.t, 0) if part == "test" else 0
+        return [tile for _, tile in self.require(kernel, 0 if part == "test" else n, t, n if t else 0)]
+
     def train(self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64) -> Array:
         """K(train, train) of the first n rows: (n, n), full, exactly symmetric; every checksum verified.
 

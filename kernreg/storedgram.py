@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernreg.errors import KernregError
 from kernreg.panel import Panel
 from kernreg.provenance import text_checksum
 from kernreg.store import GramStore
@@ -27,8 +28,11 @@ class StoredGram:
     """
 
     def __init__(self, store: GramStore, kernel: str, start: int = 0, stop: int | None = None) -> None:
-        """Raises KernregError unless every tile is there."""
-        self.store, self.kernel, self.start, self.stop = store, kernel, start, stop or store.n
+        """Raises KernregError unless there are such rows, and every tile of them."""
+        self.store, self.kernel, self.start = store, kernel, start
+        self.stop = store.n if stop is None else stop
+        if self.stop <= start:
+            raise KernregError(f"n={self.stop - start} rows are asked for; use n ≥ 1")
         self.read_bytes = 0
         places = store.require(kernel, self.stop, store.t, self.stop)
         self._train = [tile for part, tile in places if part == "train" and tile.row_stop > start]

@@ -1,12 +1,13 @@
-"""The four operations of a tiled factorisation, in place on C-contiguous tiles.
+"""The operations of a tiled factorisation, in place on C-contiguous tiles.
 
 A C-contiguous tile is its own transpose to BLAS, so each call below is the transposed statement; nothing is
-copied. The factorisation touches tiles by these methods only: another device is another class like this one.
+copied. The factorisation computes with what `take` returned, by the other methods, and reads it only after `give`:
+another device is another class with these methods.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,18 @@ from kernreg.errors import KernregError
 Tile: TypeAlias = npt.NDArray[Any]
 
 
+class Arithmetic(Protocol):
+    """What a factorisation asks of a device; see `Blas` for each method."""
+
+    def take(self, tile: Tile) -> Any: ...
+    def give(self, taken: Any, tile: Tile) -> None: ...
+    def subtract_product(self, C: Any, A: Any, B: Any) -> None: ...
+    def subtract_plain_product(self, C: Any, A: Any, B: Any) -> None: ...
+    def subtract_square(self, C: Any, A: Any) -> None: ...
+    def divide(self, C: Any, L: Any, *, transposed: bool = True) -> None: ...
+    def factor(self, C: Any) -> int: ...
+
+
 class Blas:
     """LAPACK and BLAS of the host in float64 or float32."""
 
@@ -25,6 +38,13 @@ class Blas:
         names = ("gemm", "syrk", "trsm")
         self._gemm, self._syrk, self._trsm = get_blas_funcs(names, dtype=self.dtype)
         (self._potrf,) = get_lapack_funcs(("potrf",), dtype=self.dtype)
+
+    def take(self, tile: Tile) -> Tile:
+        """The tile where the arithmetic is: here, itself. A device copies it; the copy is good until it is dropped."""
+        return tile
+
+    def give(self, taken: Tile, tile: Tile) -> None:
+        """What was made of a taken tile, back in the host's memory: here it is there."""
 
     def subtract_product(self, C: Tile, A: Tile, B: Tile) -> None:
         """C −= A·Bᵀ with C (p, q), A (p, k), B (q, k)."""

@@ -29,7 +29,7 @@ from kernreg.errors import KernregError
 from kernreg.panel import Arrival, Panel
 from kernreg.progress import Meter
 from kernreg.scratch import Scratch
-from kernreg.tileblas import Blas
+from kernreg.tileblas import Arithmetic, Blas
 
 
 class Rows(Protocol):
@@ -58,8 +58,10 @@ class TiledFactor:
         z: (n, c) float64; complete once `make` is.
     """
 
-    def __init__(self, scratch: Scratch) -> None:
-        self.scratch, self.blocks, self.blas = scratch, scratch.blocks, Blas(scratch.dtype.name)
+    def __init__(self, scratch: Scratch, device: Arithmetic | None = None) -> None:
+        """`device` computes the tiles of L, of scratch.dtype; the default is the host's BLAS."""
+        self.scratch, self.blocks, self._host = scratch, scratch.blocks, Blas(scratch.dtype.name)
+        self._device = device or self._host
         self.z = np.zeros((self.blocks.n, scratch.outputs))
         self._loader = ThreadPoolExecutor(1, "load")
         self._memory: npt.NDArray[Any] = np.empty(0, scratch.dtype)
@@ -185,26 +187,30 @@ class TiledFactor:
             self.scratch.put(p, J, block)
             meter.advance(self.work(len(block), J))
 
-        self._substitute(panel, arrival, finished, 0, above)
+        device = self._device
+        held = self._substitute(panel, arrival, finished, 0, above)
         for J in range(above, len(panel)):
             arrival.wait(J)
             height, hidden = edges[J + 1] - edges[J], edges[J] - top
-            X = panel[J][hidden:]
+            block = panel[J][hidden:]
+            pivots = np.einsum("ii->i", block[:height])
+            pivots += λ
+            diagonal = pivots.copy()
+            X = device.take(block)
             corner, below = X[:height], X[height:]
-            np.einsum("ii->i", corner)[...] += λ
-            diagonal = corner.diagonal().copy()
-            for k in range(J):
-                Y = panel[k][hidden:]
-                self.blas.subtract_square(corner, Y[:height])
-                self.blas.subtract_product(below, Y[height:], Y[:height])
-            pivot = self.blas.factor(corner)
-            if self.scratch.dtype == np.float64 and not pivot:
-                lost = np.flatnonzero(np.square(corner.diagonal()) <= self.blocks.n * EPS * diagonal)
-                pivot = int(lost[0]) + 1 if lost.size else 0
-            if pivot:
+            for k, Y in enumerate(held):
+                Y = Y[max(hidden - max(edges[k] - top, 0), 0) :]
+                device.subtract_square(corner, Y[:height])
+                device.subtract_product(below, Y[height:], Y[:height])
+            if pivot := device.factor(corner):
                 raise PivotError(edges[J] + pivot - 1)
-            self.blas.divide(below, corner)
-            finished(J, X)
+            device.divide(below, corner)
+            device.give(X, block)
+            held.append(X)
+            lost = np.square(pivots) <= self.blocks.n * EPS * diagonal
+            if self.scratch.dtype == np.float64 and lost.any():
+                raise PivotError(edges[J] + int(lost.argmax()))
+            finished(J, block)
 
     def _substitute(
         self,
@@ -213,16 +219,22 @@ class TiledFactor:
         done: Callable[[int, npt.NDArray[Any]], object],
         first: int,
         last: int,
-    ) -> None:
+    ) -> list[Any]:
+        """Column blocks first…last−1 of X·L⁻ᵀ, given back to the panel; returned as the device has them."""
+        device = self._device
+        held: list[Any] = []
         places = ((J, k) for J in range(first, last) for k in range(first, J + 1))
         with closing(self.scratch.tiles(places)) as tiles:
             for J in range(first, last):
                 arrival.wait(J)
-                X = panel[J]
-                for k in range(first, J):
-                    self.blas.subtract_product(X, panel[k], next(tiles))
-                self.blas.divide(X, next(tiles))
-                done(J, X)
+                X = device.take(panel[J])
+                for Y in held:
+                    device.subtract_product(X, Y, device.take(next(tiles)))
+                device.divide(X, device.take(next(tiles)))
+                device.give(X, panel[J])
+                held.append(X)
+                done(J, panel[J])
+        return held
 
     def _substitute_own(self, panel: Panel, top: int) -> None:
         """z of the panel's rows, which hold y, from the finished panel and the z above it."""
@@ -235,15 +247,18 @@ class TiledFactor:
                 continue
             X, z = panel[k], self.z[start:stop]
             turned = np.ascontiguousarray(z.T, dtype=self.scratch.dtype)
-            self.blas.divide(turned, X[start - top : stop - top])
+            self._host.divide(turned, X[start - top : stop - top])
             z[...] = turned.T
             own[stop - top :] -= X[stop - top :] @ z
 
     def _substitute_back(self, panel: Panel) -> None:
         """X ← X·L⁻¹."""
         places = ((J, k) for J in reversed(range(len(panel))) for k in (J, *range(J)))
+        device = self._device
+        held = [device.take(panel[k]) for k in range(len(panel))]
         with closing(self.scratch.tiles(places)) as tiles:
             for J in reversed(range(len(panel))):
-                self.blas.divide(panel[J], next(tiles), transposed=False)
+                device.divide(held[J], device.take(next(tiles)), transposed=False)
                 for k in range(J):
-                    self.blas.subtract_plain_product(panel[k], panel[J], next(tiles))
+                    device.subtract_plain_product(held[k], held[J], device.take(next(tiles)))
+                device.give(held[J], panel[J])

@@ -7,22 +7,24 @@ from typing import Any
 
 import pytest
 
-from kernreg.architecture import PRESETS, Architecture
+from kernreg.architecture import PATCHES, PRESETS, Architecture
 from kernreg.errors import KernregError
-from kernreg.layers import Activation, Conv, Dense, LocalConv
+from kernreg.layers import Activation, Conv, Dense, Flatten, GlobalAvgPool, LocalConv
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_there_and_back(name: str) -> None:
     settings: dict[str, Any] = {"depth": 4, "weight_variance": 1.5, "readout_bias_variance": 0.3}
     if name != "fcn":
-        settings |= {"filter": (3, 5), "stride": 2, "padding": "CIRCULAR"}
+        settings |= {"filter": (3, 5)}
+    if name not in ("fcn", *PATCHES):
+        settings |= {"stride": 2, "padding": "CIRCULAR"}
     architecture = Architecture.preset(name, **settings)
     copy = Architecture.from_dict(json.loads(json.dumps(architecture.to_dict())))
     assert copy == architecture
     assert hash(copy) == hash(architecture)
     assert copy.digest == architecture.digest
-    assert copy.depth == 4
+    assert copy.depth == (5 if name in ("s-cnn", "d-cnn", "hr-cnn") else 4)
     assert str(copy) == str(architecture)
 
 
@@ -61,6 +63,12 @@ def test_presets_are_what_their_names_say() -> None:
     assert Architecture.fcn(2, 1.5, 0.3, readout_weight_variance=1.0).layers[-1] == Dense(1.0, 0.3)
     assert Architecture.gap(stride=2, filter=(1, 3)).layers[0] == Conv((1, 3), (2, 2), "SAME", 2.0, 0.01)
     assert Architecture.fcn(depth=0).layers == (Dense(2.0, 0.01),)
+    patch, relu, dense = Conv((2, 2), (2, 2), "VALID", 2.0, 0.01), Activation("relu"), Dense(2.0, 0.01)
+    assert Architecture.preset("hr-cnn").layers == (*(patch, relu) * 3, Flatten(), dense, relu, dense)
+    assert Architecture.preset("hr-cnn-gap").layers == (*(patch, relu) * 3, GlobalAvgPool(), dense)
+    assert Architecture.preset("D-CNN", filter=(16, 1)).layers[2] == Conv(
+        (16, 1), (16, 1), "VALID", 2.0, 0.01
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,7 @@ def test_presets_are_what_their_names_say() -> None:
     [
         (lambda: Architecture.preset("transformer"), "unknown architecture 'transformer'; known: fcn"),
         (lambda: Architecture.preset("fcn", filter=3), "'fcn' has no setting 'filter'"),
+        (lambda: Architecture.preset("d-cnn", stride=3), "'d-cnn' has no setting 'stride'"),
         (lambda: Architecture.preset("gap", width=3), "'gap' has no setting 'width'"),
         (lambda: Architecture.gap(depth=-1), "depth must be"),
         (lambda: Architecture.gap(padding="FULL"), "padding must be one of SAME"),

@@ -17,7 +17,7 @@ GROUPS = sorted(path.stem for path in (Path(__file__).parent / "golden").glob("*
 # the golden values of these are good to 1e-10: proportional images, and images so small beside a bias that all are alike
 PARALLEL_GROUPS = ("proportional", "extreme1em12", "scaled1em3")
 
-UNLIKE_PRESETS = {"extras_8x8x3": 1}
+UNLIKE_PRESETS = {"extras_8x8x3": 17}
 
 
 def load(group: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -63,7 +63,7 @@ def test_the_reference_equals_the_golden_values(group: str) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_cpu_in_float64_equals_the_golden_values(group: str) -> None:
     covered = check(group, "cpu", "float64")
-    # pools, residual blocks, hidden dense layers and other activations run on the reference alone
+    # pools between layers, residual blocks, hidden dense layers and other activations run on the reference alone
     assert covered == (UNLIKE_PRESETS.get(group) or len(load(group)[1]))
 
 

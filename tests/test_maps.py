@@ -72,13 +72,23 @@ def slope(fn: str) -> Any:
     return lambda t: np.where(t > 0, 1.0, a)
 
 
+SMOOTH = {
+    "erf": (error_function, lambda t: 2 / np.sqrt(np.pi) * np.exp(-(t**2))),
+    "rbf": (
+        lambda t: np.sqrt(2) * np.sin(np.sqrt(2) * t + np.pi / 4),
+        lambda t: 2 * np.cos(np.sqrt(2) * t + np.pi / 4),
+    ),
+}
+
+
 @pytest.mark.parametrize("c", [-0.9, -0.3, 0.0, 0.5, 0.95])
 @pytest.mark.parametrize(("Qx", "Qz"), [(1.0, 1.0), (0.3, 2.0)])
-def test_erf_equals_quadrature(c: float, Qx: float, Qz: float) -> None:
+@pytest.mark.parametrize("fn", SMOOTH)
+def test_smooth_maps_equal_quadrature(fn: str, c: float, Qx: float, Qz: float) -> None:
     S = np.array(c * np.sqrt(Qx * Qz))
-    value, factor = dual(Activation("erf"), S, np.array(Qx), np.array(Qz))
-    assert value == pytest.approx(quadrature(error_function, float(S), Qx, Qz), abs=1e-10)
-    derivative = lambda t: 2 / np.sqrt(np.pi) * np.exp(-(t**2))  # noqa: E731
+    value, factor = dual(Activation(fn), S, np.array(Qx), np.array(Qz))
+    phi, derivative = SMOOTH[fn]
+    assert value == pytest.approx(quadrature(phi, float(S), Qx, Qz), abs=1e-10)
     assert factor == pytest.approx(quadrature(derivative, float(S), Qx, Qz), abs=1e-10)
 
 

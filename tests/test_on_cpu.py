@@ -82,6 +82,43 @@ def test_a_window_wider_than_a_circular_image_wraps_more_than_once() -> None:
     agree(images(2, 2, 3, 1), None, Architecture.gap(depth=2, filter=5, padding="CIRCULAR"), "float64")
 
 
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_local_average_pooling(dtype: str, padding: str) -> None:
+    x = images(3, 5, 7, 2)
+    for radius in (0, 1, 3):
+        agree(x, None, Architecture.lap(depth=2, radius=radius, padding=padding), dtype)
+    agree(x, images(2, 5, 7, 2, seed=1), Architecture.lap(depth=2, filter=(5, 3), padding=padding), dtype)
+
+
+@pytest.mark.parametrize("end", ["flatten", "gap"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"window": [2, 2]},
+        {"window": [3, 2], "strides": [2, 1], "padding": "SAME", "normalize_edges": True},
+        {"window": [5, 3], "strides": [1, 1], "padding": "CIRCULAR"},
+    ],
+)
+def test_any_average_pool_before_the_readout(pool: dict[str, Any], end: str) -> None:
+    layers = Architecture.vec(depth=2).to_dict()["layers"]
+    layers[-2:-1] = [{"type": "avg_pool", **pool}, {"type": end}]
+    agree(images(2, 6, 5, 2), None, Architecture.from_dict({"layers": layers}), "float64")
+
+
+def test_local_average_pooling_lies_between_vec_and_gap() -> None:
+    x = images(3, 5, 5, 1)
+    for radius, other in (
+        (0, Architecture.vec(padding="CIRCULAR")),
+        (2, Architecture.gap(padding="CIRCULAR")),
+    ):
+        K = [
+            backends.compute(x, None, net, "ntk", "cpu", "float64")["ntk"]
+            for net in (Architecture.lap(radius=radius, padding="CIRCULAR"), other)
+        ]
+        np.testing.assert_allclose(*K, rtol=1e-13)
+
+
 @pytest.mark.parametrize("depth", [3, 8, 20])
 @pytest.mark.parametrize("bias", [0.0, 0.05])
 @pytest.mark.parametrize("name", ["fcn", "vec", "gap"])
@@ -136,7 +173,8 @@ def test_float32_refuses_what_it_cannot_hold(name: str) -> None:
     ("layers", "named"),
     [
         (["conv", "abs", "flatten", "dense"], "abs"),
-        (["conv", "relu", "avg_pool", "flatten", "dense"], "AvgPool"),
+        (["conv", "relu", "avg_pool", "conv", "relu", "flatten", "dense"], "AvgPool"),
+        (["conv_local", "relu", "avg_pool", "flatten", "dense"], "AvgPool"),
         (["conv", "relu", "gap", "dense", "relu", "dense"], "Activation"),
         (["conv_local", "relu", "conv", "relu", "gap", "dense"], "layer 3"),
         (["conv", "residual", "flatten", "dense"], "Residual"),

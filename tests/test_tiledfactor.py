@@ -15,8 +15,10 @@ from kernreg.cholesky import EPS, NotPositiveDefiniteError
 from kernreg.durable import Lock
 from kernreg.errors import KernregError
 from kernreg.panel import Panel
+from kernreg.progress import Meter
 from kernreg.scratch import HEAD, Scratch
 from kernreg.store import GramStore
+from kernreg.storedgram import StoredGram
 from kernreg.tileblas import Blas
 from kernreg.tiled import TiledCholesky, tiled_factor, tiled_solve
 from kernreg.tiledfactor import TiledFactor
@@ -156,6 +158,55 @@ def test_a_float32_factor_that_cannot_be_refined_says_so(tmp_path: Path) -> None
         tiled_solve(store, "ntk", 1e-3, TiledCholesky(dtype="float32"), rtol=1e-30)
 
 
+class Elsewhere:
+    """A device whose memory the host cannot read."""
+
+    def __init__(self) -> None:
+        self.blas = Blas("float64")
+
+    def take(self, tile: np.ndarray) -> "Far":
+        return Far(tile.copy())
+
+    def give(self, taken: "Far", tile: np.ndarray) -> None:
+        tile[...] = taken.hidden
+
+    def subtract_product(self, C: "Far", A: "Far", B: "Far") -> None:
+        self.blas.subtract_product(C.hidden, A.hidden, B.hidden)
+
+    def subtract_plain_product(self, C: "Far", A: "Far", B: "Far") -> None:
+        self.blas.subtract_plain_product(C.hidden, A.hidden, B.hidden)
+
+    def subtract_square(self, C: "Far", A: "Far") -> None:
+        self.blas.subtract_square(C.hidden, A.hidden)
+
+    def divide(self, C: "Far", L: "Far", *, transposed: bool = True) -> None:
+        self.blas.divide(C.hidden, L.hidden, transposed=transposed)
+
+    def factor(self, C: "Far") -> int:
+        return self.blas.factor(C.hidden)
+
+
+class Far:
+    """An array of `Elsewhere`: it can be cut by rows, and nothing else."""
+
+    def __init__(self, hidden: np.ndarray) -> None:
+        self.hidden = hidden
+
+    def __getitem__(self, rows: slice) -> "Far":
+        return Far(self.hidden[rows])
+
+
+def test_the_arithmetic_can_be_elsewhere(tmp_path: Path) -> None:
+    p = problem(61)
+    gram = StoredGram(stored(tmp_path / "s.gram", p), "ntk")
+    scratch = Scratch.begin(tmp_path / "far", {}, Blocks(61, 8, 24), "float64", 3)
+    with TiledFactor(scratch, Elsewhere()) as factor:
+        factor.make(gram, p.y, λ, Meter(0, 1, False))
+        A = p.K + λ * np.eye(61)
+        np.testing.assert_allclose(lower(factor), np.linalg.cholesky(A), atol=1e-13)
+        np.testing.assert_allclose(A @ factor.solve(p.y), p.y, atol=1e-10)
+
+
 def test_no_operation_on_tiles_makes_a_copy() -> None:
     rng, w = np.random.default_rng(0), 200
     blas = Blas("float64")
@@ -242,6 +293,7 @@ def store(tmp_path: Path) -> GramStore:
         ({"solver": TiledCholesky(memory="100MiB")}, "are allowed: use --memory"),
         ({"kernel": "nngp"}, "holds ntk, not 'nngp'"),
         ({"n": 21}, "21 rows are asked for"),
+        ({"n": 0}, "n=0 rows are asked for"),
         ({"Y": np.ones((19, 1))}, "Y has 19 rows, K has 20"),
         ({"Y": np.full((20, 1), np.nan)}, "NaN"),
         ({"solver": TiledCholesky(memory="lots")}, "no amount of memory"),

@@ -16,6 +16,8 @@ from kernreg import blocks, curve, tiled
 from kernreg.blocks import Blocks
 from kernreg.curve import curve_from_store, learning_curve
 from kernreg.errors import KernregError
+from kernreg.tiled import TiledCholesky
+from kernreg.tiledfactor import PivotError, TiledFactor
 from kernreg.verify import verify
 
 AGREE = 1e-9
@@ -124,6 +126,38 @@ def test_a_full_disk_is_one_line_and_the_rest_is_kept(
     np.testing.assert_allclose(curve_from_store(store, ridge=λ).loss, expected.loss, rtol=AGREE)
 
 
+def test_a_factor_that_was_begun_with_more_memory_asks_for_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stored(tmp_path / "s.gram", problem(200))
+    monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 40, 200))
+    curve_from_store(store, ridge=λ, solver=TiledCholesky(keep_factor=True))
+    monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 40, 40))
+    # 200² float64 are 312 KiB; what rides along is 830 KiB.
+    little = blocks.PROCESS_BYTES + 1_000_000
+    with pytest.raises(KernregError, match="are allowed: use --memory"):
+        curve_from_store(store, ridge=λ, solver=TiledCholesky(little), anchors=[3])
+    again = curve_from_store(store, ridge=λ, solver=TiledCholesky(), anchors=[3])
+    assert again.traffic is not None
+    assert again.traffic.blocks.panel == 200
+
+
+def test_a_block_that_rounding_spoils_is_named_by_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, make = stored(tmp_path / "s.gram", problem(60)), TiledFactor.make
+
+    def spoiled(factor: TiledFactor, *arguments: Any) -> None:
+        if factor.blocks.n < 60:
+            raise PivotError(2)
+        make(factor, *arguments)
+
+    monkeypatch.setattr(TiledFactor, "make", spoiled)
+    with pytest.raises(KernregError, match="row 32 fails in a replicate; use a larger ridge"):
+        curve_from_store(store, ridge=λ)
+    assert len(curve_from_store(store, ridge=λ, replicates=0).replicates) == 1
+
+
 # Of a program that was just started, getrusage may tell the peak of the one that started it.
 PEAK = """
 import re, sys
@@ -140,11 +174,11 @@ print(int(peak[1]) << 10, found.traffic.blocks.panel, found.loss[-1])
 
 
 def test_the_memory_budget_is_kept(tmp_path: Path) -> None:
-    n, t = 3000, 40
+    n, t = 2500, 40
     p = problem(n, t, dtype="float32")
     store = stored(tmp_path / "s.gram", p, tile=500)
     losses = []
-    for room in (32, 64):
+    for room in (28, 52):
         budget = blocks.PROCESS_BYTES + (room << 20)
         command = [sys.executable, "-c", PEAK, str(Path(__file__).parents[1]), str(store.path), str(budget)]
         done = subprocess.run(command, capture_output=True, text=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,17 @@ def facts() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("kernreg", "numpy", "numba", "llvmlite")},
+        | _versions("kernreg", "numpy", "numba", "llvmlite"),
     }
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Of those that are installed; a checkout need not be."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def cores() -> int:
