@@ -100,7 +100,6 @@ class Study:
             KernregError: data and settings that do not fit, too little memory, a damaged store.
             NotImplementedError: names a layer that the backend does not cover.
         """
-        backend, dtype = self.file.backend, self.file.dtype
         tasks, stand_in = [], False
         for group in self._groups():
             first = group[0]
@@ -110,9 +109,9 @@ class Study:
             stand_in = stand_in or rows.identity is None
             curves = tuple(self.curve_path(entry) for entry in group)
             given = (path, first.architecture, kernel, rows.shape, group, curves)
-            tasks.append(gram_task(*given, backend, dtype, memory))
+            tasks.append(gram_task(*given, self._backend(first), self.file.dtype, memory))
         made = tuple(tasks)
-        return Plan(timed(made, backend, dtype, self.file.fit.spectrum) if seconds else made, stand_in)
+        return Plan(timed(made, self.file.dtype, self.file.fit.spectrum) if seconds else made, stand_in)
 
     def run(self, memory: int | str | None = None, progress: bool = False) -> None:
         """Compute what is missing: Gram matrices tile by tile, curves one by one, each kept once it is there.
@@ -172,7 +171,7 @@ class Study:
             "data": rows.identity,
             "architecture": entry.architecture.digest,
             "kernel": entry.kernel,
-            "backend": backends.resolve(self.file.backend, entry.architecture, rows.shape),
+            "backend": self._backend(entry),
             "dtype": self.file.dtype,
             "n": entry.n,
             "t": entry.t,
@@ -199,6 +198,9 @@ class Study:
             self._known[key] = self._look(entry)
         rows: _Rows = self._known[key]
         return rows
+
+    def _backend(self, entry: Entry) -> str:
+        return backends.resolve(self.file.backend, entry.architecture, self._rows(entry).shape)
 
     def _look(self, entry: Entry) -> _Rows:
         data = self.file.data

@@ -26,7 +26,7 @@ class GramTask:
 
     Attributes:
         path: its store; None while the data are not here.
-        architecture, kernel: "ntk", "nngp" or "both".
+        architecture, kernel: "ntk", "nngp" or "both".  backend: resolved.
         shape: of a row of the data.
         n, t: rows that must be there.
         entries: curves measured on it.  curves: their files.
@@ -40,6 +40,7 @@ class GramTask:
     path: Path | None
     architecture: Architecture
     kernel: str
+    backend: str
     shape: tuple[int, ...]
     n: int
     t: int
@@ -98,6 +99,7 @@ class Plan:
                     "path": None if task.path is None else str(task.path),
                     "architecture": task.architecture.name,
                     "kernel": task.kernel,
+                    "backend": task.backend,
                     "transform": task.entries[0].transform,
                     "transform_seed": task.entries[0].transform_seed,
                     "seed": task.entries[0].seed,
@@ -161,6 +163,7 @@ def gram_task(
         path=path,
         architecture=architecture,
         kernel=kernel,
+        backend=backend,
         shape=shape,
         n=n,
         t=t,
@@ -180,7 +183,7 @@ def curve_bytes(n: int, t: int) -> int:
     return PROCESS_BYTES + 10 * n * n + 8 * n * (t + min(t, 1024) * 2)
 
 
-def timed(tasks: tuple[GramTask, ...], backend: str, dtype: str, spectrum: int) -> tuple[GramTask, ...]:
+def timed(tasks: tuple[GramTask, ...], dtype: str, spectrum: int) -> tuple[GramTask, ...]:
     """The tasks with seconds, each architecture timed once on random rows, and one small curve.
 
     Raises:
@@ -193,7 +196,7 @@ def timed(tasks: tuple[GramTask, ...], backend: str, dtype: str, spectrum: int) 
         key = (task.architecture.digest, task.kernel, task.shape)
         if task.needed and task.missing and key not in speeds:
             x = np.random.default_rng(0).standard_normal((min(task.n, 2048), *task.shape)).astype(dtype)
-            speeds[key] = seconds_per_pair(x, task.architecture, task.kernel, backend, dtype)
+            speeds[key] = seconds_per_pair(x, task.architecture, task.kernel, task.backend, dtype)
         curves = sum(_operations(entry.n, entry.t, PROBE_OUTPUTS) for entry in task.unmeasured)
         # An eigendecomposition with vectors is about 25 n³/3 operations, of which half are slow.
         curves += sum(12 * min(entry.n, spectrum) ** 3 for entry in task.unmeasured)

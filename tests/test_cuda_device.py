@@ -12,7 +12,7 @@ from cuda_cases import Case, check, check_case, degenerate, images, preset
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
-from kernreg.kernels import backends, device, on_cuda
+from kernreg.kernels import backends, lanes, on_cuda
 from kernreg.kernels.instance import instance
 
 
