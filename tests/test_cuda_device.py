@@ -9,6 +9,8 @@ import cuda_cases
 import numpy as np
 import pytest
 from cuda_cases import Case, check, check_case, degenerate, images, preset
+from test_golden import GROUPS
+from test_golden import check as check_golden
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
@@ -37,6 +39,14 @@ def test_one_kernel_alone(name: str, kernel: str) -> None:
 @pytest.mark.parametrize("name", cuda_cases.PRESETS)
 def test_degenerate_images(name: str, bias: float, depth: int) -> None:
     check(degenerate(8, 8).astype(np.float32), None, preset(name, depth=depth, bias_variance=bias), "float32")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("group", [g for g in GROUPS if "fcn" not in g])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_golden_networks(group: str, dtype: str) -> None:
+    if dtype == "float64" or "extreme" not in group:
+        check_golden(group, "cuda", dtype)
 
 
 @pytest.mark.gpu
