@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=setting,
     multiple=True,
     metavar="KEY=VALUE",
-    help="Of a generated data set, like dimension=64; may be repeated.",
+    help="Of the data: dimension=64 of a generated set, dtype=float64 of the rows; may be repeated.",
 )
 @transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
