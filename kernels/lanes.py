@@ -43,7 +43,7 @@ class CupyGpus:
     """
 
     def __init__(self) -> None:
-        self._cupy = _library("cupy", "cuda")
+        self._cupy = _library("cupy", "CuPy", "cuda")
         try:
             self._count = int(self._cupy.cuda.runtime.getDeviceCount())
         except self._cupy.cuda.runtime.CUDARuntimeError as error:
@@ -75,7 +75,7 @@ class TorchGpus:
     """
 
     def __init__(self) -> None:
-        self._cuda = _library("torch", "triton").cuda
+        self._cuda = _library("torch", "PyTorch", "triton").cuda
         self._count = 0
         if os.environ.get("TRITON_INTERPRET") == "1":
             return
@@ -144,9 +144,9 @@ def lane_bytes(backend: str) -> int | None:
     return min(free) // LANES_PER_GPU if free else None
 
 
-def _library(name: str, backend: str) -> Any:
+def _library(module: str, name: str, backend: str) -> Any:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(module)
     except ImportError as error:
         raise KernregError(
             f"backend {backend} needs {name} ({error}): pip install 'kernreg[{backend}]', or use --backend cpu"

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from kernreg import gramfile
 from kernreg.architecture import Architecture
-from kernreg.durable import PARTIAL, Lock, refusal, sync
+from kernreg.durable import Lock, refusal, sweep, sync
 from kernreg.errors import KernregError
 from kernreg.provenance import (
     Array,
@@ -111,7 +111,7 @@ class GramStore:
                 raise KernregError(
                     f"{folder} holds a store already; open it, or choose another folder (--out)"
                 )
-            _sweep(folder)
+            sweep(folder, folder / gramfile.TILES)
             gramfile.write_main(folder, contents)
         except BaseException:
             lock.release()
@@ -136,7 +136,7 @@ class GramStore:
         lock = Lock(folder) if writer else None
         try:
             if lock:
-                _sweep(folder)
+                sweep(folder, folder / gramfile.TILES)
             return cls(folder, gramfile.read_main(folder), lock)
         except BaseException:
             if lock:
@@ -323,10 +323,3 @@ class GramStore:
 def _folder(path: str | os.PathLike[str]) -> Path:
     given = Path(path)
     return given.parent if given.name == gramfile.MAIN and not given.is_dir() else given
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed writer left half-written; the caller holds the lock."""
-    for place in (folder, folder / gramfile.TILES):
-        for leftover in place.glob(f"*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)

@@ -74,9 +74,9 @@ def test_a_gpu_backend_without_its_library_names_the_remedy(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, library, None)
     assert rf"pip install 'kernreg[{backend}]', or use --backend cpu" in lanes.absence(backend)
-    with pytest.raises(KernregError, match=f"backend {backend} needs {library}"):
+    with pytest.raises(KernregError, match=f"backend {backend} needs .*{library}"):
         lanes.lanes(backend)
-    with pytest.raises(KernregError, match=f"backend {backend} needs {library}"):
+    with pytest.raises(KernregError, match=f"backend {backend} needs .*{library}"):
         lanes.lane_bytes(backend)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import cuda_cases
@@ -15,6 +16,7 @@ from test_golden import check as check_golden
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.kernels import backends, lanes, on_cuda
+from kernreg.kernels.device import Cuda
 from kernreg.kernels.instance import instance
 
 
@@ -90,3 +92,17 @@ def test_auto_is_the_gpu_where_it_is_there_and_covers_the_network(monkeypatch: p
     assert backends.resolve("auto", Architecture.gap(stride=2), (8, 8, 1)) == "cpu"
     assert backends.resolve("auto", Architecture.fcn(), (64,)) == "cpu"
     assert backends.resolve("cuda") == "cuda"
+
+
+def test_a_copy_to_the_host_goes_to_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = list[np.ndarray]()
+
+    def empty_pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        pinned.append(np.empty(shape, dtype))
+        return pinned[-1]
+
+    monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=empty_pinned))
+    on_device: Any = SimpleNamespace(shape=(2, 3), dtype=np.float32, get=lambda out: out.fill(7))
+    host = Cuda.get(Cuda.__new__(Cuda), on_device)
+    assert host is pinned[0]
+    np.testing.assert_array_equal(host, np.full((2, 3), 7, np.float32))
