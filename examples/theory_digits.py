@@ -10,7 +10,7 @@ half      the same from their second half, for m ≤ 600: none of its images tra
 spectrum  eigenvalues and projections of the 1,200 alone, all images alike (`kernreg.spectra`)
 gcv, loo  generalised cross-validation and leave-one-out on the m images themselves
 
-    python examples/theory_digits.py                 # 6 splits, about ten minutes
+    python examples/theory_digits.py                 # 4 splits, about ten minutes
     python examples/theory_digits.py --splits 2 --arch fcn
 
 Writes to benchmarks/results: theory_digits.json, .png and .svg. Exits with 1 if, averaged over the
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--splits", type=int, default=6)
+    parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--arch", choices=ARCHITECTURES, action="append")
     parser.add_argument("--images", type=int, default=1797, help="fewer for a quick look")
     parser.add_argument("--out", type=Path, default=RESULTS)
