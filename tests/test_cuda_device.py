@@ -79,7 +79,7 @@ def test_arrays_and_a_stream_of_the_device() -> None:
 def test_without_cupy_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     on_cuda.gpu.cache_clear()
-    with pytest.raises(KernregError, match=r"needs cupy .*pip install 'kernreg\[cuda\]'"):
+    with pytest.raises(KernregError, match=r"needs CuPy .*pip install 'kernreg\[cuda\]'"):
         backends.compute(images(2, 8, 8, 1), None, Architecture.vec(), "ntk", "cuda", "float64")
 
 
