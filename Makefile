@@ -2,7 +2,8 @@
 # make check    lint, format, types, import order
 # make test     everything that CI runs: check, then the tests
 # make bench    all benchmarks, verified and timed; sets up the peers first (4 GB, see benchmarks/README.md)
-# make test-gpu, make bench-gpu   on a machine with a GPU, with its own Python and CuPy, from this checkout
+# make test-gpu make bench-gpu   the tests, and the benchmarks, that need an NVIDIA GPU, in the environment of PYTHON, which has
+#               the extras cuda and triton; an error where there is no GPU
 # make clean    remove what the above made, the environment included
 #
 # PYTHON=python3.12 make test    names another interpreter (>= 3.11)
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/sh
 
-.PHONY: demo check test test-gpu bench bench-gpu clean
+.PHONY: demo check test bench test-gpu bench-gpu gpu clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -28,13 +29,20 @@ test: check
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/peers/setup.py
-	@for script in $(filter-out benchmarks/gpu_%.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out benchmarks/gpu_%,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-test-gpu:
-	PYTHONPATH=. $(PYTHON) -m pytest -m gpu tests/test_*_device.py
+test-gpu: gpu
+	PYTHONPATH=. $(PYTHON) -m pytest -m gpu
 
-bench-gpu:
-	PYTHONPATH=. $(PYTHON) benchmarks/gpu_kernels.py
+bench-gpu: gpu
+	PYTHONPATH=. $(PYTHON) -m kernreg bench --arch fcn --arch vec --arch gap --arch lcn-gap --out benchmarks/results/bench.jsonl
+	PYTHONPATH=. $(PYTHON) -m kernreg bench --arch vec --arch gap --kernel nngp --out benchmarks/results/bench.jsonl
+	@for script in benchmarks/gpu_*.py; do echo "== $$script"; PYTHONPATH=. $(PYTHON) "$$script" || exit 1; done
+	PYTHONPATH=. $(PYTHON) benchmarks/overlap.py --arch vec --n 50000 --repeats 1
+
+gpu:
+	@ls /dev/nvidia[0-9]* >/dev/null 2>&1 || { echo "no NVIDIA GPU on this machine" >&2; exit 1; }
 
 clean:
 	rm -rf .venv build dist *.egg-info kernreg-demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

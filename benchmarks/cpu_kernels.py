@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring.bound import bound
 from measuring.cases import Case, cases, quick
-from measuring.checking import RedCheckError, against_definition, against_peer
+from measuring.checking import against_definition, against_peer
 from measuring.machine import cores, facts
-from measuring.rates import Contestant, calls_for, clock, ratio, summary, take_turns
+from measuring.rates import Contestant, calls_for, clock, ratio, take_turns
 from measuring.table import grid, markdown
 from numpy.typing import NDArray
 from peers.client import Peer, PeerError
 from peers.search import LONG, best_settings
 
+from kernreg.bench import RedCheckError, summary
 from kernreg.kernels import backends
+from kernreg.kernels.bound import cpu_bound
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "float64")
@@ -167,7 +168,7 @@ def judge(
     faster = max(theirs, key=lambda key: float(np.median(theirs[key])), default=None)
     times = 2 if symmetric else 1
     target, same = case.target.get(dtype), case.same_dtype_target.get(dtype)
-    limit = bound(case, dtype, cores())
+    limit = cpu_bound(case.architecture, case.shape, case.kernel, dtype, cores())
     n = case.size(dtype, symmetric)[0]
     computed = (n + 1) / (2 * n) if symmetric else 1.0
     return {

@@ -29,6 +29,7 @@ from measuring.rates import Contestant, calls_for, ratio, summary, take_turns
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.kernels import on_triton, reference, triton_device
+from kernreg.kernels.triton_rows import prepare
 
 RESULTS = Path(__file__).parent / "results"
 TARGET = 0.8  # of the plain product, for a fully connected K
@@ -106,7 +107,7 @@ def measure(case: Case, place: Any, repeats: int) -> dict[str, Any]:
         torch.randn((n, *case.shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 1)
     )
-    X, Z = (on_triton.prepare(rows.to(place), case.architecture, case.dtype) for rows in (x, z))
+    X, Z = (prepare(rows.to(place), case.architecture, case.dtype) for rows in (x, z))
     columns = X if case.made != "gram" else Z
     V = torch.randn((n, on_triton.VECTORS), dtype=torch.float64, device=place)
     K = torch.empty((n, n), dtype=real, device=place)

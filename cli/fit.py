@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     help="Sample counts to fit. [default: the last decade, after any peak]",
 )
 @click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="That solves; auto: the GPU, if there is one whose memory suffices.",
+)
+@click.option(
     "--loo/--no-loo",
     default=True,
     show_default=True,
@@ -96,21 +103,23 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     kernreg fit large.gram --memory 4GiB --scratch /fast   a matrix that memory does not hold
     """
     from kernreg.curve import beyond_memory
+    from kernreg.device import choose
     from kernreg.measure import measure
     from kernreg.results import save
     from kernreg.tiled import TiledCholesky
 
-    kernel, model = settings.pop("kernel"), settings.pop("model")
+    kernel, model, named = (settings.pop(name) for name in ("kernel", "model", "device"))
     limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
     solver = TiledCholesky(**limits, progress=True)
     measurements = []
     for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
-            click.echo(f"{store.path}: {name}, n = {store.n}", err=True)
-            if why := beyond_memory(store, solver):
+            device = choose(named, store.n, store.y_train.shape[1]).name
+            click.echo(f"{store.path}: {name}, n = {store.n}, on {device}", err=True)
+            if device == "cpu" and (why := beyond_memory(store, solver)):
                 click.echo(f"{store.path}: {why}", err=True)
             asked = model if exponent else None
-            measurements.append(measure(store, name, model=asked, solver=solver, **settings))
+            measurements.append(measure(store, name, model=asked, solver=solver, device=device, **settings))
     print_results(measurements, save(measurements, out), as_json)
 
 

@@ -42,11 +42,16 @@ if TYPE_CHECKING:
     type=setting,
     multiple=True,
     metavar="KEY=VALUE",
-    help="Of a generated data set, like dimension=64; may be repeated.",
+    help="Of the data: dimension=64 of a generated set, dtype=float64 of the rows; may be repeated.",
 )
 @transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
-@click.option("--backend", default="auto", show_default=True, help="auto, cpu, cuda, triton or reference.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="cuda, triton, cpu or reference; auto: the fastest one here, or the one that a store was begun with.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
@@ -88,13 +93,12 @@ def command(**given: Any) -> None:
     dataset, stand_in = _load(given)
     path = given["out"]
     if path.suffix != ".gram":
-        path = path / store_name(dataset, architecture, given["kernel"], given["backend"], given["dtype"])
+        path = path / store_name(dataset, architecture, given["kernel"], given["dtype"])
     facts = _plan(dataset, architecture, path, given)
     if not given["as_json"]:
         _print_plan(facts)
-    click.echo("measuring the speed of the kernel here (compiled at its first use)", err=True)
     facts["seconds"] = _seconds(dataset, architecture, facts)
-    if not given["as_json"]:
+    if not given["as_json"] and facts["seconds"]:
         click.echo(f"about {seconds_text(facts['seconds'])} from the start")
         if stand_in:
             click.echo("The data are not here yet: the time was measured on random numbers of their shape.")
@@ -105,6 +109,9 @@ def command(**given: Any) -> None:
     if (path / "gram.h5").exists() and not given["as_json"]:
         before = describe(GramStore.open(path))
         click.echo(f"goes on: {before['tiles_done']} of the {before['tiles']} tiles begun there are done")
+        if before["backend"] != facts["backend"]:
+            now, then = facts["backend"], before["backend"]
+            click.echo(f"from here on by backend {now}, so far by {then}; every tile says its own")
     settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory")}
     store = build(path, dataset, architecture, progress=True, **settings)
     if given["as_json"]:
@@ -113,14 +120,12 @@ def command(**given: Any) -> None:
         click.echo(f"complete: {store.path}")
 
 
-def store_name(dataset: Dataset, architecture: Architecture, kernel: str, backend: str, dtype: str) -> str:
-    """The name that the same settings always give, whatever n and test are: digits-gap-ntk-1a2b3c4d.gram."""
+def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype: str) -> str:
+    """The name that the same settings always give, whatever n, test and backend are: digits-gap-ntk-1a2b3c4d.gram."""
     from kernreg.data import identity
-    from kernreg.kernels.backends import resolve
     from kernreg.provenance import store_digest
 
-    resolved = resolve(backend, architecture, dataset.shape)
-    digest = store_digest(identity(dataset.provenance), architecture, kernel, resolved, dtype)
+    digest = store_digest(identity(dataset.provenance), architecture, kernel, dtype)
     transform = dataset.provenance.get("transform")
     data = (Path(dataset.name).stem, *([transform["name"]] if transform else []))
     parts = (*data, architecture.name or "network", kernel)
@@ -163,20 +168,21 @@ def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[
     """Everything that the plan says, JSON-able."""
     from dataclasses import asdict
 
-    from kernreg.kernels.backends import covers, resolve
+    from kernreg.fill import backend_for
     from kernreg.plan import plan
 
-    kernel, dtype = given["kernel"], given["dtype"]
-    backend = resolve(given["backend"], architecture, dataset.shape)
-    covers(backend, architecture, dataset.shape)
+    kernel, dtype, sizes = given["kernel"], given["dtype"], (dataset.shape, dataset.n, dataset.t)
+    backend, workers = backend_for(path, given["backend"], architecture, *sizes)
     x_bytes = dataset.x_train.nbytes + dataset.x_test.nbytes
-    cut = plan(dataset.n, dataset.t, dataset.shape, architecture, kernel, dtype, given["memory"], x_bytes)
+    amounts = (given["memory"], x_bytes, workers)
+    cut = plan(dataset.n, dataset.t, dataset.shape, architecture, kernel, dtype, *amounts)
     return {
         "path": str(path),
         "architecture": architecture.to_dict(),
         "architecture_text": str(architecture),
         "kernel": kernel,
         "backend": backend,
+        "devices": workers.devices,
         "dtype": dtype,
         "data": dataset.provenance,
         "n": dataset.n,
@@ -186,10 +192,16 @@ def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[
 
 
 def _seconds(dataset: Dataset, architecture: Architecture, facts: dict[str, Any]) -> float:
+    """Of the whole plan, measured; 0 where nothing is left to compute and the backend is on another machine."""
+    from kernreg.kernels.lanes import absence
     from kernreg.plan import seconds_per_pair
 
+    if absence(facts["backend"]):
+        return 0.0
+    click.echo("measuring the speed of the kernel here (compiled at its first use)", err=True)
     settings = (facts["kernel"], facts["backend"], facts["dtype"])
-    return float(facts["pairs"] * seconds_per_pair(dataset.x_train, architecture, *settings))
+    each = seconds_per_pair(dataset.x_train, architecture, *settings)
+    return float(facts["pairs"] * each / facts["devices"])
 
 
 def _print_plan(facts: dict[str, Any]) -> None:
@@ -201,9 +213,10 @@ def _print_plan(facts: dict[str, Any]) -> None:
     click.echo(f"{facts['data']['name']}: {facts['n']} train and {facts['t']} test rows of shape {shape}")
     if "transform" in facts["data"]:
         click.echo(f"transform: {transform_text(facts['data']['transform'])}")
+    devices = f" on {facts['devices']} GPUs" if facts["devices"] > 1 else ""
     click.echo(
         f"{facts['tiles']} tiles of {facts['tile']} rows, {facts['pairs']:,} pairs, {facts['kernel']} in "
-        f"{facts['dtype']} by backend {facts['backend']}"
+        f"{facts['dtype']} by backend {facts['backend']}{devices}"
     )
     memory = show_bytes(facts["memory_bytes"])
     click.echo(f"{show_bytes(facts['disk_bytes'])} on disk at {facts['path']}, about {memory} of memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from kernreg.cli.arguments import as_json
 
 if TYPE_CHECKING:
+    from kernreg.shards import Place
     from kernreg.store import GramStore
 
 
@@ -27,11 +29,17 @@ def command(gram: Path, as_json: bool) -> None:
         echo_json(facts)
         return
     data = facts["provenance"]
+    counts = facts["tiles_by_backend"]
+    by = (
+        ", ".join(f"{name} ({count} tiles)" for name, count in counts.items())
+        if len(counts) > 1
+        else facts["backend"]
+    )
     state = "complete" if facts["complete"] else "run the same `kernreg gram` again to finish it"
     lines = {
         "store": facts["path"],
         "architecture": f"{facts['architecture_text']}  [{facts['architecture_digest']}]",
-        "kernels": f"{', '.join(facts['kernels'])} in {facts['dtype']} by backend {facts['backend']}",
+        "kernels": f"{', '.join(facts['kernels'])} in {facts['dtype']} by backend {by}",
         "data": f"{data.get('name', 'arrays')}, rows of shape {'×'.join(map(str, facts['input_shape']))}",
         **({"transform": transform_text(data["transform"])} if "transform" in data else {}),
         "rows": f"{facts['n']} train, {facts['t']} test",
@@ -46,7 +54,9 @@ def command(gram: Path, as_json: bool) -> None:
 
 def describe(store: GramStore) -> dict[str, Any]:
     """Everything about a store but its numbers, JSON-able."""
-    tiles, missing = sum(len(grid) for grid in store.grids.values()), len(store.missing())
+    places = store.shards.needed(store.n, store.t, store.n)
+    tiles, missing = len(places), store.missing()
+    made_by = Counter(_made_by(store, place) for place in set(places) - set(missing))
     return {
         "path": str(store.path),
         "n": store.n,
@@ -54,9 +64,20 @@ def describe(store: GramStore) -> dict[str, Any]:
         **store.settings.to_json(),
         "architecture_text": str(store.architecture),
         "tiles": tiles,
-        "tiles_done": tiles - missing,
-        "complete": missing == 0,
+        "tiles_done": tiles - len(missing),
+        "tiles_by_backend": dict(sorted(made_by.items())),
+        "complete": not missing,
         "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
         "created": store.created,
         "versions": dict(store.versions),
     }
+
+
+def _made_by(store: GramStore, place: Place) -> str:
+    """The backend of a tile, as it says itself."""
+    from kernreg.gramfile import TileError
+
+    try:
+        return str(store.shards.describe(*place)["backend"])
+    except TileError:
+        return "unreadable"

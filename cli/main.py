@@ -22,6 +22,7 @@ COMMANDS = (
     "verify",
     "symmetry",
     "data",
+    "bench",
     "doctor",
     "demo",
 )

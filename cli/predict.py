@@ -20,7 +20,7 @@ from kernreg.cli.arguments import as_json, byte_size, data_dir, threads
     "--gram", type=click.Path(path_type=Path), help="The store, if it was moved. [default: that of SOLUTION]"
 )
 @click.option("--test", type=click.IntRange(min=1), help="The first test rows of the store. [default: all]")
-@click.option("--backend", help="For --images: auto, cpu or reference. [default: that of the Gram]")
+@click.option("--backend", help="For --images: auto, cpu, triton or reference. [default: that of the Gram]")
 @click.option("--memory", type=byte_size, metavar="SIZE", help="Most memory for tiles of the store.")
 @data_dir
 @threads

@@ -1,19 +1,20 @@
 """Does theory predict the learning curve of digits? Four predictions beside held-out losses, FCN and CNN-GAP.
 
 The 1,797 images are split at random into 1,200 to learn from and 597 to test on, several times; each
-architecture's Gram matrix is computed once. For m ≥ 100 the loss on test images is compared with what training images
-alone predict:
+architecture's Gram matrix is computed once. The first m images are those of `kernreg.load`, balanced, each class
+equally often, or shuffled, any m of them: the theory is about the latter, and balance is worth something when m is
+small. For m ≥ 100 the loss on test images is compared with what training images alone predict:
 
 theory    the error on images left out, expected from all 1,200 (`kernreg.leftout`)
 half      the same from their second half, for m ≤ 600: none of its images trains the measured curve
 spectrum  eigenvalues and projections of the 1,200 alone, all images alike (`kernreg.spectra`)
 gcv, loo  generalised cross-validation and leave-one-out on the m images themselves
 
-    python examples/theory_digits.py                 # 8 splits, two minutes
+    python examples/theory_digits.py                 # 4 splits, about ten minutes
     python examples/theory_digits.py --splits 2 --arch fcn
 
 Writes to benchmarks/results: theory_digits.json, .png and .svg. Exits with 1 if, averaged over the
-splits, neither theory nor loo stays within 10 % of the loss for an architecture.
+splits, the theory departs by more than 10 % from the loss of an architecture in either order.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def draw(results: dict[str, list[dict[str, np.ndarray]]], stem: Path) -> None:
     from kernreg.report import COLOURS, DASHES, STYLE
 
     with matplotlib.rc_context(STYLE):
-        page = Figure(figsize=(9.0, 7.0), layout="constrained")
+        page = Figure(figsize=(4.2 * len(results), 7.0), layout="constrained")
         panels = page.subplots(2, len(results), sharex=True, squeeze=False)
         for (upper, lower), (name, splits) in zip(panels.T, results.items(), strict=True):
             mean = {key: np.mean([s[key] for s in splits], axis=0) for key in splits[0]}
@@ -110,7 +111,7 @@ def draw(results: dict[str, list[dict[str, np.ndarray]]], stem: Path) -> None:
                 look = {"color": COLOURS[i], "ls": DASHES[i % len(DASHES)], "lw": 1.4}
                 upper.plot(m[at], mean[key][at], label=key, **look)
                 lower.plot(m[at], mean[key][at] / mean["loss"][at], **look)
-            upper.set_title(name.upper())
+            upper.set_title(name)
             upper.set_xscale("log")
             upper.set_yscale("log")
             upper.legend(fontsize=8)
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--splits", type=int, default=8)
+    parser.add_argument("--splits", type=int, default=4)
     parser.add_argument("--arch", choices=ARCHITECTURES, action="append")
     parser.add_argument("--images", type=int, default=1797, help="fewer for a quick look")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -141,18 +142,20 @@ def main(arguments: list[str] | None = None) -> int:
         K = kernreg.gram(
             digits.x_train, None, kernreg.Architecture.preset(name), kernel="ntk", dtype="float64"
         )
-        orders = [row_order(given.images, seed, labels=digits.labels_train) for seed in range(given.splits)]
-        results[name] = [split(K, digits.y_train, order, rows) for order in orders]
-        records[name] = compare(results[name], first)
-        for key in PREDICTIONS:
-            d = records[name][key]
-            each = ", ".join(f"{worst:.0%}" for worst in d["each_split"])
-            whole = d["mean_of_splits"]
-            print(
-                f"{name} {key:8s} m ≥ {first}: mean of splits within {whole['worst']:.1%} "
-                f"(worst at {whole['at']}); single splits {each}",
-                flush=True,
-            )
+        for rule, labels in (("balanced", digits.labels_train), ("shuffled", None)):
+            orders = [row_order(given.images, seed, labels=labels) for seed in range(given.splits)]
+            case = f"{name}, {rule}"
+            results[case] = [split(K, digits.y_train, order, rows) for order in orders]
+            records[case] = compare(results[case], first)
+            for key in PREDICTIONS:
+                d = records[case][key]
+                each = ", ".join(f"{worst:.0%}" for worst in d["each_split"])
+                whole = d["mean_of_splits"]
+                print(
+                    f"{case} {key:8s} m ≥ {first}: mean of splits within {whole['worst']:.1%} "
+                    f"(worst at {whole['at']}); single splits {each}",
+                    flush=True,
+                )
     given.out.mkdir(parents=True, exist_ok=True)
     facts = {
         "rows": rows,
@@ -161,16 +164,10 @@ def main(arguments: list[str] | None = None) -> int:
         "ridge": RIDGE,
         "first": first,
     }
-    text = json.dumps(
-        {**facts, "kernreg": kernreg.__version__, "architectures": records}, indent=1, allow_nan=False
-    )
+    text = json.dumps({**facts, "kernreg": kernreg.__version__, "cases": records}, indent=1, allow_nan=False)
     (given.out / "theory_digits.json").write_text(text + "\n", encoding="utf-8")
     draw(results, given.out / "theory_digits")
-    good = [
-        min(r[key]["mean_of_splits"]["worst"] for key in ("theory", "loo")) <= WITHIN
-        for r in records.values()
-    ]
-    return int(not all(good))
+    return int(any(r["theory"]["mean_of_splits"]["worst"] > WITHIN for r in records.values()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
-from kernreg.kernels import device
+from kernreg.kernels import lanes
 from kernreg.kernels.geometry import output_size
 from kernreg.layers import Activation, AvgPool, Conv, GlobalAvgPool, LocalConv, Residual
 
@@ -20,23 +20,39 @@ MODULES = {
     "triton": "kernreg.kernels.on_triton",
     "reference": "kernreg.kernels.reference",
 }
+# What "auto" tries before the CPU, in this order.
+FASTEST = ("cuda", "triton")
 
 
-def resolve(name: str, architecture: Architecture | None = None, shape: tuple[int, ...] | None = None) -> str:
-    """The backend that a name stands for; "auto" is the fastest one that this machine has and that covers the network.
+def resolve(name: str, architecture: Architecture | None = None, shape: tuple[int, ...] = ()) -> str:
+    """The backend that a name stands for.
 
     Args:
-        name: "auto", or a backend, which need not be there.
-        architecture, shape: the network and the shape of a row; without them "auto" is the backend that covers all presets.
+        name: of a backend; or "auto", the fastest one that this machine has and that covers the network.
+        architecture, shape: the network and its rows, (H, W, C) or (d,); without them "auto" looks at the machine only.
 
     Raises:
-        KernregError: unknown name.
+        KernregError: unknown name, or a backend, named, that this machine cannot run, with the remedy.
     """
     if name == "auto":
-        return "cuda" if architecture and shape and _on_gpu(architecture, shape) else "cpu"
+        fast = FASTEST if lanes.gpu_in_sight() else ()
+        return next((name for name in fast if _usable(name, architecture, shape)), "cpu")
     if name not in MODULES:
         raise KernregError(f"unknown backend {name!r}; this version has: auto, {', '.join(MODULES)}")
+    if absent := lanes.absence(name):
+        raise KernregError(absent)
     return name
+
+
+def _usable(name: str, architecture: Architecture | None, shape: tuple[int, ...]) -> bool:
+    if name not in MODULES or lanes.absence(name):
+        return False
+    try:
+        if architecture is not None:
+            covers(name, architecture, shape)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def compute(
@@ -53,7 +69,7 @@ def compute(
         x, z: rows; z None means x, and the result is exactly symmetric.
         architecture: which network.
         kernel: "nngp", "ntk" or "both".
-        backend: "auto", "cpu", "cuda", "triton" or "reference".
+        backend: a name of `MODULES`, or "auto", of this machine.
         dtype: "float32" or "float64", of the arithmetic and the result (the reference always computes in float64).
 
     Returns:
@@ -71,6 +87,31 @@ def compute(
     return out
 
 
+def matmul(
+    x: NDArray[np.floating],
+    z: NDArray[np.floating] | None,
+    architecture: Architecture,
+    kernel: str,
+    backend: str,
+    dtype: str,
+    V: NDArray[np.float64],
+) -> NDArray[np.floating] | None:
+    """K(x, z)·V, (n, c) float64, by a backend that multiplies a tile where it has computed it; None if this one does not.
+
+    Args:
+        x, z, architecture, backend, dtype: as in `compute`; kernel: "nngp" or "ntk"; V: (m, c).
+
+    Raises:
+        NotImplementedError, KernregError: as `compute`.
+    """
+    fused = getattr(_module(backend), "matmul", None)
+    if fused is None:
+        return None
+    covers(backend, architecture, x.shape[1:])
+    out: NDArray[np.floating] = fused(x, architecture, kernel, V, dtype, z)
+    return out
+
+
 def covers(backend: str, architecture: Architecture, shape: tuple[int, ...]) -> None:
     """Return if the backend computes this network on rows of this shape, (H, W, C) or (d,).
 
@@ -85,17 +126,7 @@ def covers(backend: str, architecture: Architecture, shape: tuple[int, ...]) -> 
             f"architecture {architecture.name or architecture.digest!r} needs images (n, H, W, C), not vectors of {shape[0]} "
             "numbers: reshape them, or use --arch fcn"
         )
-    _module(backend).covers(architecture, shape)
-
-
-def require(backend: str) -> None:
-    """Return if the machine has what the backend needs.
-
-    Raises:
-        KernregError: names what is missing, and the remedy.
-    """
-    if resolve(backend) == "cuda":
-        device.Cuda()
+    _module(resolve(backend, architecture, shape)).covers(architecture, shape)
 
 
 def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
@@ -119,19 +150,8 @@ def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:
     return max(total, 1)
 
 
-def _on_gpu(architecture: Architecture, shape: tuple[int, ...]) -> bool:
-    """Whether the CUDA backend is there and computes this network."""
-    if not device.present():
-        return False
-    try:
-        covers("cuda", architecture, shape)
-    except NotImplementedError:
-        return False
-    return True
-
-
 def _module(backend: str) -> ModuleType:
-    return importlib.import_module(MODULES[resolve(backend)])
+    return importlib.import_module(MODULES[backend])
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

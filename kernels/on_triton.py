@@ -1,8 +1,8 @@
 """NNGP and NTK on an NVIDIA GPU with Triton: fully connected networks, and convolutional ones whose windows do not overlap.
 
 A tile of a fully connected K is one GEMM with all layers fused behind it; the patch networks of Xiao (2022) are trees of means
-over small ones (kernels/triton_tree.py). `compute` and `matmul` take NumPy arrays. `prepare`, `gram` and `product` take tensors
-on the device and launch on its current stream without waiting, so that copies can overlap.
+over small ones (kernels/triton_tree.py). `compute` and `matmul` take NumPy arrays. `gram` and `product` take rows
+on the device (`triton_rows.prepare`) and launch on its current stream without waiting, so that copies can overlap.
 
 Equal arguments give equal bits: block sizes come from a table, never from a timing, and no sum depends on the order of programs.
 With TRITON_INTERPRET=1 in the environment everything runs on the CPU, slowly, for tests.

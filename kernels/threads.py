@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
@@ -23,16 +23,31 @@ def count() -> int:
 def in_parallel(loop: Callable[..., None], n: int, arguments: tuple[Any, ...]) -> None:
     """Run loop(first, last, *arguments) over 0 … n − 1 in ranges, on all threads.
 
-    The ranges write to disjoint places, so the result does not depend on their order.
+    The ranges write to disjoint places, so the result does not depend on their order. The threads do not keep a process
+    alive that is told to end.
     """
     threads = count()
     if threads == 1 or n <= 1:
         loop(0, n, *arguments)
         return
     step = -(-n // (threads * CHUNKS))
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(loop, i, min(i + step, n), *arguments) for i in range(0, n, step)]:
-            done.result()
+    starts = iter(range(0, n, step))
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for first in starts:  # one step of a range's iterator cannot be interrupted by another thread
+                loop(first, min(first + step, n), *arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    crew = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def one_blas_thread() -> AbstractContextManager[object]:

@@ -128,7 +128,8 @@ class _Window:
     def reads(self, places: Indices) -> Indices:
         """The input pixels (…, ky·kx, 2) of output pixels (…, 2)."""
         window = np.stack(np.meshgrid(*map(np.arange, self.filter), indexing="ij"), axis=-1).reshape(-1, 2)
-        return places[..., None, :] * np.array(self.strides) + window - np.array(self.low)
+        read: Indices = places[..., None, :] * np.array(self.strides) + window - np.array(self.low)
+        return read
 
 
 @lru_cache(maxsize=64)

@@ -31,12 +31,8 @@ ARCCOS, G, ARCSIN = (
 @triton.jit
 def horner(t, polynomial: tl.constexpr):
     """In the precision of t."""
-    if t.dtype == tl.float64:
-        c: tl.constexpr = polynomial[2]
-        last: tl.constexpr = polynomial[3]
-    else:
-        c: tl.constexpr = polynomial[0]
-        last: tl.constexpr = polynomial[1]
+    c: tl.constexpr = polynomial[2 if t.dtype == tl.float64 else 0]
+    last: tl.constexpr = polynomial[3 if t.dtype == tl.float64 else 1]
     value = t * c[last] + c[last - 1]
     for k in tl.static_range(2, last + 1):
         value = value * t + c[last - k]

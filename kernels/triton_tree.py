@@ -41,7 +41,7 @@ def long_leaf(
     for start in range(0, q, SEGMENT):  # short sums: a long one loses digits of 1 − c
         part = tl.zeros((BM, BN), x.dtype.element_ty)
         for term in range(start, tl.minimum(start + SEGMENT, q), BK):
-            part = tl.dot(tl.load(x_at + term), tl.load(z_at + term), part, input_precision=PRECISION)
+            part = tl.dot(tl.load(x_at + term), tl.load(z_at + term), part, PRECISION, out_dtype=c.dtype)
         c += part
     # one number for both, to save registers: D where it is the smaller, else −E
     s = tl.where(c < 0, -1.0 - c, 1.0 - c)

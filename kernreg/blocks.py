@@ -23,7 +23,7 @@ from kernreg.errors import KernregError
 from kernreg.plan import require_memory
 
 TILES = (512, 256, 128, 64)  # largest w: the first one that leaves a panel as many rows
-ALIGNED = 8  # w is a multiple
+ALIGNED = 2  # w is a multiple: rounding b up by more would cost more traffic than alignment is worth
 READ_AHEAD = 3  # tiles on their way from disk while one is in use
 # The interpreter, NumPy, SciPy and HDF5, 75 MiB, and the packing buffers of BLAS.
 PROCESS_BYTES = 128 << 20

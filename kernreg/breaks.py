@@ -40,7 +40,8 @@ NONE = "no break"
 # Two slopes, a place and a sharpness take this many points before anything is left to test them with.
 FEWEST_POINTS = 8
 PLACES = 61
-SHARPNESS = (0.05, 0.2, 0.5, 1.0)
+# f; a slope that changes over more than a factor e^{2·2·0.35} = 4 of m is a bend, and its place means little.
+SHARPNESS = (0.05, 0.2, 0.35)
 # Points left on either side of a break: two make a slope, one more contradicts it.
 EDGE = 2
 # A change of slope below this is bending, which every curve of finite size does.

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh
-from scipy.linalg.blas import dtrsm
-from scipy.linalg.lapack import dpotrf, dtrtri
+from scipy.linalg.blas import dtrsm, strsm
+from scipy.linalg.lapack import dpotrf, dtrtri, spotrf
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from kernreg.errors import KernregError
@@ -72,34 +72,36 @@ def factor(K: npt.ArrayLike, ridge: float = 0.0, *, overwrite: bool = False) -> 
     return A
 
 
-def factor_in_place(A: Matrix, diagonal: Matrix) -> int:
+def factor_in_place(A: npt.NDArray[Any], diagonal: npt.NDArray[Any]) -> int:
     """Overwrite the lower triangle of A by the factor of its strict upper triangle and `diagonal`.
 
+    A (n, n) is float64, or float32 for a factor that is refined (`kernreg.refine`).
     Returns 0, or the failing pivot counting from 1. A pivot that is at most n·ε times its diagonal entry is
     rounding error, and counts as failed.
     """
     n = len(A)
     mirror_upper(A)
     np.fill_diagonal(A, diagonal)
-    _, info = dpotrf(A.T, lower=0, clean=0, overwrite_a=1)
+    potrf = spotrf if A.dtype == np.float32 else dpotrf
+    _, info = potrf(A.T, lower=0, clean=0, overwrite_a=1)
     if info < 0:
-        raise KernregError(f"LAPACK dpotrf refused its argument {-info}; the matrix is damaged")
+        raise KernregError(f"LAPACK potrf refused its argument {-info}; the matrix is damaged")
     if info > 0:
         return int(info)
-    lost = np.flatnonzero(np.square(A.diagonal()) <= n * EPS * diagonal)
+    lost = np.flatnonzero(np.square(A.diagonal()) <= n * np.finfo(A.dtype).eps * diagonal)
     return int(lost[0]) + 1 if lost.size else 0
 
 
 def forward(L: Matrix, B: npt.ArrayLike) -> Matrix:
-    """L⁻¹B, float64 and C-contiguous; B (n, c) is left alone."""
-    rows = np.array(np.asarray(B).T, dtype=np.float64, order="F")
-    return _array(dtrsm(1.0, L.T, rows, side=1, lower=0, trans_a=0, overwrite_b=1)).T
+    """L⁻¹B, in the dtype of L and C-contiguous; B (n, c) is left alone."""
+    rows = np.array(np.asarray(B).T, dtype=L.dtype, order="F")
+    return _array(_trsm(L)(1.0, L.T, rows, side=1, lower=0, trans_a=0, overwrite_b=1)).T
 
 
 def solve(L: Matrix, B: npt.ArrayLike) -> Matrix:
-    """(L·Lᵀ)⁻¹B, float64 and C-contiguous; B (n, c) is left alone."""
+    """(L·Lᵀ)⁻¹B, in the dtype of L and C-contiguous; B (n, c) is left alone."""
     half = forward(L, B)
-    return _array(dtrsm(1.0, L.T, half.T, side=1, lower=0, trans_a=1, overwrite_b=1)).T
+    return _array(_trsm(L)(1.0, L.T, half.T, side=1, lower=0, trans_a=1, overwrite_b=1)).T
 
 
 def invert(L: Matrix) -> Matrix:
@@ -144,11 +146,11 @@ def all_finite(A: npt.NDArray[Any]) -> bool:
     return all(bool(np.isfinite(A[a : a + BLOCK]).all()) for a in range(0, len(A), BLOCK))
 
 
-def mirror_upper(A: Matrix) -> None:
-    """Copy the strict upper triangle onto the lower one."""
+def mirror_upper(A: Any, xp: Any = np) -> None:
+    """Copy the strict upper triangle onto the lower one; xp is the namespace of A."""
     for a in range(0, len(A), BLOCK):
         corner = A[a : a + BLOCK, a : a + BLOCK]
-        corner[...] = np.triu(corner) + np.triu(corner, 1).T
+        corner[...] = xp.triu(corner) + xp.triu(corner, 1).T
         A[a + BLOCK :, a : a + BLOCK] = A[a : a + BLOCK, a + BLOCK :].T
 
 
@@ -185,6 +187,10 @@ def round_up(value: float) -> float:
     """The next number with two significant digits, so that the number printed is the number tried."""
     step = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / step) * step:.1e}")
+
+
+def _trsm(L: npt.NDArray[Any]) -> Any:
+    return strsm if L.dtype == np.float32 else dtrsm
 
 
 def _array(values: Any) -> Matrix:

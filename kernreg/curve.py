@@ -14,19 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kernreg.blocks import PROCESS_BYTES
-from kernreg.cholesky import (
-    Matrix,
-    NotPositiveDefiniteError,
-    check_gram,
-    factor,
-    factor_in_place,
-    forward,
-    invert,
-    real_array,
-)
+from kernreg.cholesky import Matrix, NotPositiveDefiniteError, real_array
+from kernreg.device import HOST, Device, choose
 from kernreg.errors import KernregError
 from kernreg.plan import show_bytes
-from kernreg.prefix import BLOCK_ROWS, PrefixErrors, prefix_errors, prefix_leave_one_out
+from kernreg.prefix import BLOCK_ROWS, PrefixErrors
 from kernreg.question import Question, halves, question
 from kernreg.ridge import RidgeMode, absolute_ridge, ridge_in_units
 from kernreg.store import GramStore
@@ -120,11 +112,13 @@ def learning_curve(
     anchors: Sequence[int] | None = None,
     labels_test: npt.ArrayLike | None = None,
     overwrite: bool = False,
+    device: str | Device = "cpu",
 ) -> LearningCurve:
     """Kernel ridge regression (K_m + λI)⁻¹y_m on the first m rows, for every m = 1…n, from one factorisation.
 
     Args:
-        K: (n, n) kernel of the training rows, float32 or float64; the arithmetic is float64.
+        K: (n, n) kernel of the training rows, float32 or float64, of NumPy, or of CuPy with device "cuda"; the arithmetic
+            is float64.
         y: (n,) or (n, c) targets.
         K_test: (t, n) kernel of test rows with training rows.
         y_test: (t,) or (t, c) targets of the test rows; not all zero.
@@ -139,6 +133,7 @@ def learning_curve(
         anchors: sample counts at which the squared errors of single test rows are kept; default n/√2^j.
         labels_test: (t,) right column of each test row; default: read from targets of the form a + b·one-hot.
         overwrite: K may be destroyed, which saves an n² array if it is C-contiguous float64.
+        device: "cpu"; "cuda", the current NVIDIA GPU; "auto", the GPU if there is one whose memory suffices; or a `Device`.
 
     Memory: one n² float64 array beside K (none with overwrite=True), n²/4 while replicates are made, and
     twice n × 1,024 at most for a block of test rows. "loo" and "gcv" as ridge take three n² first, four if
@@ -150,31 +145,32 @@ def learning_curve(
         KernregError: shapes that do not match, entries that are not finite, asymmetric K, ridge out of range.
         NotPositiveDefiniteError: K + λI has no Cholesky factor; names pivot, row and a ridge that is enough.
     """
-    K = check_gram(K)
-    n = len(K)
+    chosen = device if not isinstance(device, str) else choose(device, _count(K, 0), _count(y, 1))
+    A: Any = chosen.gram(K, overwrite)
+    n = len(A)
     K_test = real_array(K_test, "K_test")
     y, y_test = targets(y, "y"), targets(y_test, "y_test")
     check_shapes(n, y, K_test, y_test)
     asked = question(y, y_test, labels_test, anchors, loo)
     blocks = [(0, n), *halves(n, replicates)]
 
-    diagonal = K.diagonal().astype(np.float64)
-    λ = absolute_ridge(K, y, ridge, ridge_mode, ridge_grid)
-    L = factor(K, λ, overwrite=overwrite)
+    diagonal = A.diagonal().astype(np.float64)
+    λ = absolute_ridge(A, y, ridge, ridge_mode, ridge_grid, chosen.ridge_path)
+    L = chosen.factor(A, λ, overwrite)
 
-    def errors(L: Matrix, z: Matrix, start: int) -> PrefixErrors:
+    def errors(L: Any, z: Any, start: int) -> PrefixErrors:
         block, marks = K_test[:, start : start + len(L)], asked.anchors[asked.anchors <= len(L)]
-        return prefix_errors(L, z, block, y_test, asked.labels, marks)
+        return chosen.errors(L, z, block, y_test, asked.labels, marks)
 
-    z = forward(L, y)
+    z = chosen.forward(L, y)
     found = [errors(L, z, 0)]
-    left_out = prefix_leave_one_out(invert(L), z) if loo else None
+    left_out = chosen.leave_one_out(L, z) if loo else None
     for start, size in blocks[1:]:
         rows = slice(start, start + size)
         block = L[rows, rows].copy()
-        if pivot := factor_in_place(block, diagonal[rows] + λ):
+        if pivot := chosen.factor_in_place(block, diagonal[rows] + λ):
             raise KernregError(f"rounding: row {start + pivot - 1} fails in a replicate; use a larger ridge")
-        found.append(errors(block, forward(block, y[rows]), start))
+        found.append(errors(block, chosen.forward(block, y[rows]), start))
     return _curve(asked, λ, diagonal, blocks, found, left_out)
 
 
@@ -186,6 +182,7 @@ def curve_from_store(
     *,
     n: int | None = None,
     solver: TiledCholesky | None = None,
+    device: str | Device = "cpu",
     **settings: Any,
 ) -> LearningCurve:
     """`learning_curve` of a Gram store, with the error rate by its labels, in memory or beyond it.
@@ -197,6 +194,7 @@ def curve_from_store(
         solver: how to factor what exceeds `solver.memory`, by default three quarters of the machine's memory;
             `beyond_memory` tells beforehand. The numbers are the same to rounding; with loo=True it takes
             twice the time and three times the reads. A ridge "loo" or "gcv" needs the matrix in memory.
+        device: as in `learning_curve`; a GPU is given the tiles one by one, and `solver` is for the host.
         settings: further keyword arguments of `learning_curve`.
 
     Memory: that of `learning_curve` with overwrite=True, which is K and K_test in float64 and K/4; at most
@@ -212,18 +210,27 @@ def curve_from_store(
     solver = solver or TiledCholesky()
     if store.labels_test is not None and store.y_train.shape[1] > 1:
         settings.setdefault("labels_test", store.labels_test)
-    if why := beyond_memory(store, solver, n):
+    if isinstance(device, str):
+        device = choose(device, store.n if n is None else n, store.y_train.shape[1])
+    if device is HOST and (why := beyond_memory(store, solver, n)):
         return _tiled_curve(StoredGram(store, kernel, 0, n), ridge, ridge_mode, solver, why, **settings)
-    K, K_test = store.train(kernel, n), store.test(kernel, n)
+    K, K_test = store.train(kernel, n, xp=device.xp), store.test(kernel, n)
     y = store.y_train[: len(K)]
     try:
-        return learning_curve(K, y, K_test, store.y_test, ridge, ridge_mode, overwrite=True, **settings)
+        settings |= {"overwrite": True, "device": device}
+        return learning_curve(K, y, K_test, store.y_test, ridge, ridge_mode, **settings)
     except NotPositiveDefiniteError as failure:
         if not (also := twin(store, failure.row)):
             raise
         raise NotPositiveDefiniteError(
             f"{failure}; {also}", failure.pivot, failure.row, failure.ridge
         ) from None
+
+
+def _count(values: Any, axis: int) -> int:
+    """Rows or columns of what is not checked yet."""
+    shape = np.shape(values)
+    return int(shape[axis]) if len(shape) > axis else 1
 
 
 def beyond_memory(store: GramStore, solver: TiledCholesky, n: int | None = None) -> str:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from kernreg.errors import KernregError
 
 PYTHON = (3, 11)
 GPU_LIBRARIES = ("torch", "triton", "cupy")
+ARCHITECTURES = tuple(Architecture.preset(name, depth=1) for name in ("fcn", "lcn", "vec", "gap", "lcn-gap"))
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def examine(folder: Path | None = None, data_dir: Path | None = None) -> list[Fi
     folder = Path.cwd() if folder is None else folder
     findings = [_check(name, check) for name, check in _BASE]
     findings.append(_check("disk", lambda: f"{_gib(shutil.disk_usage(folder).free)} free at {folder}"))
-    findings += [_backend(name) for name in ("reference", "cpu")]
+    findings += [_backend(name) for name in import_module("kernreg.kernels.backends").MODULES]
     findings += [_check(name, check) for name, check in (("store", _store), ("figures", _figures))]
     findings += [_gpu_library(name) for name in GPU_LIBRARIES]
-    findings.append(_gpu())
+    findings += [_gpu(), _solver()]
     return findings + _data_sets(data_dir)
 
 
@@ -119,15 +120,26 @@ _BASE: Sequence[tuple[str, Callable[[], str]]] = (
 
 
 def _backend(name: str) -> Finding:
+    lanes, backends = import_module("kernreg.kernels.lanes"), import_module("kernreg.kernels.backends")
+    if reason := lanes.absence(name):
+        return Finding(f"backend {name}", "absent", reason)
+
     def compute() -> str:
-        backends = import_module("kernreg.kernels.backends")
         x = np.linspace(-1.0, 1.0, 2 * 4 * 4).reshape(2, 4, 4, 1)
-        k = backends.compute(x, None, Architecture.vec(depth=1), "ntk", backends.resolve(name), "float64")[
-            "ntk"
-        ]
-        if not np.isfinite(k).all():
+        # What every backend covers, whatever it is made for, is one of these two.
+        for architecture in (Architecture.vec(depth=1), Architecture.fcn(depth=1)):
+            try:
+                K = backends.compute(x, None, architecture, "ntk", name, "float64")["ntk"]
+                break
+            except NotImplementedError:
+                continue
+        else:
+            raise KernregError("it covers neither vec nor fcn")
+        if not np.isfinite(K).all():
             raise KernregError("the kernel of two small images is not finite")
-        return "computes; it is what --backend auto means" if backends.resolve("auto") == name else "computes"
+        meant = [a for a in ARCHITECTURES if backends.resolve("auto", a, x.shape[1:]) == name]
+        by_auto = ", ".join(a.name for a in meant)
+        return f"computes; --backend auto means it for {by_auto}" if meant else "computes"
 
     return _check(f"backend {name}", compute)
 
@@ -155,17 +167,42 @@ def _figures() -> str:
 
 def _gpu_library(name: str) -> Finding:
     if find_spec(name) is None:
-        return Finding(name, "absent", "not installed; no backend of this version uses it")
+        return Finding(name, "absent", "not installed")
     try:
-        return Finding(name, "ok", f"{version(name)} installed; no backend of this version uses it")
-    except PackageNotFoundError:
-        return Finding(name, "ok", "installed; no backend of this version uses it")
+        module = import_module(name)
+    except Exception as error:  # installed, and of no use: that is what the report is for
+        return Finding(name, "absent", f"cannot be imported: {error}".splitlines()[0])
+    return Finding(name, "ok", str(getattr(module, "__version__", "installed")))
 
 
 def _gpu() -> Finding:
+    for gpus in import_module("kernreg.kernels.lanes").GPUS.values():
+        try:
+            here = gpus()
+            described = [f"{name}, {_gib(here.free_bytes(i))} free" for i, name in enumerate(here.names())]
+        except KernregError:
+            continue
+        if described:
+            return Finding("gpu", "ok", "; ".join(described))
     if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
-        return Finding("gpu", "ok", "an NVIDIA driver is here; the GPU backends are still to come")
+        return Finding("gpu", "absent", "an NVIDIA driver is here, and no library that can use it")
     return Finding("gpu", "absent", "no NVIDIA driver")
+
+
+def _solver() -> Finding:
+    """Whether `kernreg fit --device cuda` would solve: a factor of a small matrix, multiplied out."""
+    device = import_module("kernreg.device")
+    if reason := device.absence():
+        return Finding("device cuda", "absent", reason)
+
+    def solve() -> str:
+        cuda, K = device.cuda(), np.array([[2.0, 1.0], [1.0, 3.0]])
+        L = np.tril(cuda.get(cuda.factor(cuda.gram(K, False), 0.0, True)))
+        if not np.allclose(L @ L.T, K):
+            raise KernregError("the factor of a small matrix is wrong")
+        return f"factors; {_gib(device.free_bytes())} free"
+
+    return _check("device cuda", solve)
 
 
 def _data_sets(data_dir: Path | None) -> list[Finding]:

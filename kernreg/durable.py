@@ -37,6 +37,13 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def sweep(*folders: Path) -> None:
+    """Remove what a killed writer left half-written in them; the caller holds the lock."""
+    for folder in folders:
+        for leftover in folder.glob(f"*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """fsync of a file or a folder; some network file systems know none of folders, and need none."""
     descriptor = os.open(path, os.O_RDONLY)

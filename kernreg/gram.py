@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, overload
 
@@ -12,9 +11,11 @@ import numpy as np
 from kernreg import gramfile
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
+from kernreg.fill import backend_for
+from kernreg.fill import fill as fill
 from kernreg.kernels import backends
-from kernreg.plan import disk_bytes, kernels_of, memory_bytes, parse_bytes, plan, require_memory, show_bytes
-from kernreg.progress import Interruption, Meter, Progress
+from kernreg.plan import kernels_of, memory_bytes, parse_bytes, plan, require_memory
+from kernreg.progress import Progress
 from kernreg.provenance import Array, Arrays
 from kernreg.store import GramStore
 from kernreg.tiles import TileGrid
@@ -89,7 +90,7 @@ def gram(
         z: likewise, m rows of the same shape; None means x, and the result is exactly symmetric.
         arch: the network.
         kernel: "ntk", "nngp" or "both".
-        backend: "auto", "cpu", "cuda", "triton" or "reference".
+        backend: a name of `kernreg.kernels.backends.MODULES`, or "auto": the fastest one here that covers the network.
         dtype: "float32" or "float64", of the arithmetic and the result.
 
     Returns:
@@ -139,7 +140,9 @@ def build(
     Args:
         path: folder of the store, by habit NAME.gram.
         dataset: rows, targets and provenance.
-        architecture, kernel, backend, dtype: as in `gram`.
+        architecture, kernel, dtype: as in `gram`.
+        backend: as in `gram`; for a store that is there "auto" means the backend that it was computed by so far,
+            and another one, named, goes on with it: each tile says by which it was computed.
         memory: most bytes that the process may use, or "4GiB"; None sets no bound.
         progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
 
@@ -148,26 +151,23 @@ def build(
 
     Raises:
         KernregError: the store there was made with other settings or rows, by field; another process
-            writes it; memory or disk do not suffice.
+            writes it; memory or disk do not suffice; its backend is not on this machine.
         KeyboardInterrupt: SIGINT or SIGTERM; finished tiles are kept.
     """
     n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
-    names, name = kernels_of(kernel), backends.resolve(backend, architecture, shape)
-    backends.covers(name, architecture, shape)
-    backends.require(name)
+    name, workers = backend_for(path, backend, architecture, shape, n, t)
     x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
-    cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes)
+    cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers)
     arrays = _arrays(dataset)
     settings: dict[str, Any] = {
         "architecture": architecture,
-        "kernels": names,
+        "kernels": kernels_of(kernel),
         "dtype": dtype,
-        "backend": name,
+        "provenance": dataset.provenance,
     }
-    settings["provenance"] = dataset.provenance
     folder = Path(path)
     if not (folder / gramfile.MAIN).exists():
-        with GramStore.create(folder, tile=cut.tile, **settings, **arrays) as store:
+        with GramStore.create(folder, backend=name, tile=cut.tile, **settings, **arrays) as store:
             fill(store, dataset.x_train, dataset.x_test, progress)
         return GramStore.open(folder)
     settings["input_shape"] = shape
@@ -184,53 +184,14 @@ def build(
     with GramStore.open(folder, writer=True, **settings) as store:
         if memory is not None:
             widest = max(max(tile.shape) for tile in store.grids["train"])
-            needed = memory_bytes(widest, x_bytes, shape, architecture, kernel, dtype)
+            needed = memory_bytes(widest, x_bytes, shape, architecture, kernel, dtype, workers)
             require_memory(needed, parse_bytes(memory))
+        if name != store.backend:
+            store.compute_by(name)
         if (n, t) != (store.n, store.t):
             store.extend(tile=cut.tile, provenance=dataset.provenance, **arrays)
         fill(store, dataset.x_train, dataset.x_test, progress)
     return GramStore.open(folder)
-
-
-def fill(
-    store: GramStore, x_train: Array, x_test: Array | None = None, progress: bool | Progress = False
-) -> None:
-    """Compute the tiles that a store lacks, each committed before the next: kill it and call it again.
-
-    The first SIGINT or SIGTERM ends it after the tile in hand, the second at once; finished tiles are kept.
-
-    Args:
-        store: open for writing.
-        x_train, x_test: (n, …) and (t, …), the rows that the store was made of.
-        progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
-
-    Raises:
-        KernregError: other rows than the store's, a damaged tile, not enough disk, or the disk refuses.
-        KeyboardInterrupt: SIGINT or SIGTERM.
-    """
-    x_test = x_train[:0] if x_test is None else x_test
-    if len(x_train) < store.n or len(x_test) < store.t:
-        raise KernregError(f"{store.path} needs {store.n} train and {store.t} test rows to be filled")
-    store.require_inputs(x_train, x_test)
-    missing = store.missing()
-    places = store.shards.needed(store.n, store.t, store.n)
-    for place in set(places) - set(missing):
-        store.shards.describe(*place)
-    total = sum(tile.pairs for _, tile in places)
-    done = total - sum(tile.pairs for _, tile in missing)
-    kernel = "both" if len(store.kernels) == 2 else store.kernels[0]
-    values = sum(tile.shape[0] * tile.shape[1] for _, tile in missing)
-    _require_disk(store.path, disk_bytes(values, len(missing), kernel, store.dtype))
-    with Meter(done, total, progress) as meter, Interruption(meter.note) as interruption:
-        for part, tile in missing:
-            x = (x_train if part == "train" else x_test)[tile.rows]
-            z = None if tile.diagonal else x_train[tile.columns]
-            with np.errstate(all="ignore"):  # `write` refuses what is not finite, with a remedy
-                block = backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
-            store.write(part, tile, block)
-            meter.advance(tile.pairs)
-            if interruption.requested:
-                raise KeyboardInterrupt
 
 
 def _arrays(dataset: HasRows) -> Arrays:
@@ -273,13 +234,4 @@ def _require_finite_values(K: Array, name: str, dtype: str) -> None:
     if not np.isfinite(K).all():
         raise KernregError(
             f"the {name} overflows {dtype} on these rows: rescale them, or use dtype='float64'"
-        )
-
-
-def _require_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise KernregError(
-            f"{folder} needs {show_bytes(needed)} more and its disk has {show_bytes(free)} free: "
-            "free some space, use another disk (--out), fewer rows (--n) or --dtype float32"
         )

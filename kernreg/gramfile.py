@@ -9,7 +9,7 @@ import datetime
 import errno
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +154,7 @@ def read_main(folder: Path) -> Contents:
 
 
 def _contents(file: h5py.File) -> Contents:
-    names = ("architecture", "kernels", "input_shape", "provenance", "versions")
+    names = ("architecture", "kernels", "backends", "input_shape", "provenance", "versions")
     head = {key: json.loads(value) if key in names else value for key, value in file.attrs.items()}
     rows, edges = {}, {}
     for part in PARTS:
@@ -191,8 +191,8 @@ def write_shard(path: Path, values: Mapping[str, Array], identity: Mapping[str, 
     replace(path, write)
 
 
-def describe_shard(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a shard says of itself, once it is the tile asked for; its numbers are not read.
+def describe_shard(path: Path, identity: Mapping[str, Any], backends: Collection[str]) -> dict[str, Any]:
+    """What a shard says of itself, once it is the tile asked for and one of these backends made it; no number is read.
 
     Raises:
         TileError: missing, truncated, damaged, or of another Gram.
@@ -206,42 +206,38 @@ def describe_shard(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
             raise TileError(
                 path, f"belongs to another Gram: its {field} is {facts.get(field)!r}, not {value!r}"
             )
+    if (made_by := facts.get("backend")) not in backends:
+        known = " and ".join(backends)
+        raise TileError(path, f"was made by backend {made_by!r}, and its store knows of {known} only")
     return facts
 
 
-def check_shard(path: Path, identity: Mapping[str, Any]) -> None:
-    """Every byte of a shard, what HDF5 keeps there included. Raises TileError."""
-    facts = describe_shard(path, identity)
+def check_shard(path: Path, facts: Mapping[str, Any]) -> None:
+    """Every byte of a shard described so, what HDF5 keeps there included. Raises TileError."""
     with _damage(path):
         require_body(path, facts["checksum"])
 
 
-def read_shard(path: Path, identity: Mapping[str, Any], kernel: str) -> Array:
-    """The numbers of a tile, checksum verified, without HDF5.
-
-    Raises:
-        TileError: missing, truncated, damaged, or of another Gram.
-    """
-    facts = describe_shard(path, identity)
-    shape = _shape(identity)
+def read_shard(path: Path, facts: Mapping[str, Any], kernel: str) -> Array:
+    """The numbers of a tile described so, checksum verified, without HDF5. Raises TileError."""
+    shape = _shape(facts)
     with _damage(path):
-        values = np.fromfile(path, identity["dtype"], shape[0] * shape[1], offset=facts["offsets"][kernel])
+        values = np.fromfile(path, facts["dtype"], shape[0] * shape[1], offset=facts["offsets"][kernel])
         if checksum(values) != facts["checksums"][kernel]:
             raise Unsealed(f"the checksum of its {kernel} does not fit")
     return values.reshape(shape)
 
 
-def read_entry(path: Path, identity: Mapping[str, Any], kernel: str, at: tuple[int, int]) -> float:
-    """One number of a tile; the checksum of the tile is not verified. Raises TileError."""
-    facts = describe_shard(path, identity)
-    item = np.dtype(identity["dtype"]).itemsize
-    offset = facts["offsets"][kernel] + (at[0] * _shape(identity)[1] + at[1]) * item
+def read_entry(path: Path, facts: Mapping[str, Any], kernel: str, at: tuple[int, int]) -> float:
+    """One number of a tile described so; the checksum of the tile is not verified. Raises TileError."""
+    item = np.dtype(facts["dtype"]).itemsize
+    offset = facts["offsets"][kernel] + (at[0] * _shape(facts)[1] + at[1]) * item
     with _damage(path):
-        return float(np.fromfile(path, identity["dtype"], 1, offset=offset)[0])
+        return float(np.fromfile(path, facts["dtype"], 1, offset=offset)[0])
 
 
-def _shape(identity: Mapping[str, Any]) -> tuple[int, int]:
-    (top, bottom), (left, right) = identity["rows"], identity["columns"]
+def _shape(facts: Mapping[str, Any]) -> tuple[int, int]:
+    (top, bottom), (left, right) = facts["rows"], facts["columns"]
     return (bottom - top, right - left)
 
 

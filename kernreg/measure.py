@@ -91,6 +91,7 @@ def measure(
     loo: bool = True,
     solver: TiledCholesky | None = None,
     breaks: bool = False,
+    device: str = "cpu",
 ) -> Measurement:
     """The learning curve and the exponent of one kernel of a complete store.
 
@@ -99,7 +100,7 @@ def measure(
         kernel: "nngp" or "ntk"; None means the NTK if the store has it.
         ridge, ridge_mode: as in `kernreg.learning_curve`.
         model, window: as in `kernreg.fit_exponent`; model None asks for no exponent.
-        loo, solver: as in `kernreg.curve.curve_from_store`.
+        loo, solver, device: as in `kernreg.curve.curve_from_store`.
         breaks: also look for a break, `kernreg.breaks.detect_break`, in its own window.
 
     Raises:
@@ -107,7 +108,7 @@ def measure(
     """
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     try:
-        curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver)
+        curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver, device=device)
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error

@@ -239,7 +239,8 @@ class Stored(_Symmetric):
 class MatrixFree(_Symmetric):
     """K(x, x) computed anew block by block in every product, and never stored.
 
-    A product costs n²/2 kernel values and n·c numbers of memory: for a fully connected network, whose kernel is a
+    A product costs n²/2 kernel values and n·c numbers of memory, and goes to the backend as a whole where that multiplies
+    its own tiles: for a fully connected network, whose kernel is a
     BLAS product with an epilogue, recomputing beats reading from most disks, and n may pass what a disk holds.
     """
 
@@ -274,6 +275,9 @@ class MatrixFree(_Symmetric):
 
     def matmul(self, V: Matrix) -> Matrix:
         V = self._fitting(V)
+        settings = (self.architecture, self.kernel, self.backend, self.dtype)
+        if (fused := backends.matmul(self.x, None, *settings, V)) is not None:
+            return self._finite(fused)
         out = np.zeros((self.n, V.shape[1]))
         for tile in TileGrid.triangle(self.n, self.block):
             K = self._values(self.x[tile.rows], None if tile.diagonal else self.x[tile.columns])
@@ -300,7 +304,9 @@ class MatrixFree(_Symmetric):
     def _values(self, x: Array, z: Array | None) -> Matrix:
         with np.errstate(all="ignore"):  # what is not finite is refused below, with a remedy
             computed = backends.compute(x, z, self.architecture, self.kernel, self.backend, self.dtype)
-        K = computed[self.kernel]
+        return self._finite(computed[self.kernel])
+
+    def _finite(self, K: Array) -> Matrix:
         if not np.isfinite(K).all():
             raise KernregError(
                 f"the {self.kernel} overflows {self.dtype} on these rows: rescale them, or use dtype='float64'"

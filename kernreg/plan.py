@@ -9,22 +9,48 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.kernels import backends
+from kernreg.kernels.lanes import LANES_PER_GPU
 from kernreg.provenance import KERNELS, Array
 from kernreg.tiles import TileGrid
 
-TILE_SECONDS = 30  # a killed run loses at most about one tile of work
-UPDATES_PER_SECOND = 500_000_000
+TILE_SECONDS = 30  # a killed run loses at most about one tile of work in each lane
+UPDATES_PER_SECOND = {"host": 500_000_000, "gpu": 400_000_000_000}
 SMALLEST, LARGEST = 64, 4096
 # h5py opens all shards of a virtual dataset at once when it is read whole, and a process may open 1024 files:
 # past that HDF5 fills with NaN without an error (docs/format.md).
 MOST_SHARDS = 512
 PROCESS_BYTES = 320 << 20  # the interpreter, NumPy, Numba and HDF5 themselves
+GPU_WORK_BYTES = 512 << 20  # of a lane: widened images, partial sums
 _ITEM = {"float32": 4, "float64": 8}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many tiles a machine has in hand at once while it fills a store, see `kernreg.pipeline`.
+
+    Attributes:
+        computing: lanes: one on a CPU, two on every GPU.
+        writing: tiles that wait for their commit, or are being committed.
+        lane_bytes: memory of the GPU that a lane may fill; None where the host computes.
+    """
+
+    computing: int = 1
+    writing: int = 1
+    lane_bytes: int | None = None
+
+    @property
+    def devices(self) -> int:
+        """That compute: all cores of the CPU count as one."""
+        return 1 if self.lane_bytes is None else self.computing // LANES_PER_GPU
+
+
+HOST = Workers()
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,7 @@ class Plan:
         pairs: kernel values to compute, per kernel.
         updates: arithmetic of one pair, `backends.updates`.
         disk_bytes: of the finished store, its overhead of a few kilobytes a tile included.
-        memory_bytes: estimated peak of the process, the rows x included.
+        memory_bytes: estimated peak of the process, the rows x and all tiles in hand included.
     """
 
     tile: int
@@ -57,6 +83,7 @@ def plan(
     dtype: str = "float64",
     memory: int | str | None = None,
     x_bytes: int | None = None,
+    workers: Workers = HOST,
 ) -> Plan:
     """The tiles of n train and t test rows of `shape`.
 
@@ -66,18 +93,20 @@ def plan(
         architecture, kernel, dtype: as in `kernreg.gram.gram`.
         memory: most bytes that the process may use, or text such as "4GiB"; None sets no bound.
         x_bytes: size of the rows in memory, by default that of float32.
+        workers: what computes; the tiles are made for it, and stay as they are when others go on.
 
     Raises:
-        KernregError: the memory does not suffice for the smallest tiles, by amount.
+        KernregError: the memory, or that of the GPU, does not suffice for the smallest tiles, by amount.
     """
     x_bytes = (n + t) * math.prod(shape) * 4 if x_bytes is None else x_bytes
     widest = max(n, t)
 
     def need(tile: int) -> int:
-        return memory_bytes(min(tile, widest), x_bytes, shape, architecture, kernel, dtype)
+        return memory_bytes(min(tile, widest), x_bytes, shape, architecture, kernel, dtype, workers)
 
     cost = backends.updates(architecture, shape)
-    tile = math.isqrt(TILE_SECONDS * UPDATES_PER_SECOND // cost) // SMALLEST * SMALLEST
+    rate = UPDATES_PER_SECOND["host" if workers.lane_bytes is None else "gpu"]
+    tile = math.isqrt(TILE_SECONDS * rate // cost) // SMALLEST * SMALLEST
     tile = max(SMALLEST, min(tile, LARGEST))
     while _shards(n, t, tile) > MOST_SHARDS:
         tile += SMALLEST
@@ -86,6 +115,12 @@ def plan(
         while need(tile) > allowed and tile > SMALLEST:
             tile -= SMALLEST
         require_memory(need(tile), allowed)
+    if workers.lane_bytes is not None:
+        tile = _fitting(
+            tile,
+            lambda rows: tile_bytes(min(rows, widest), shape, architecture, kernel, dtype),
+            workers.lane_bytes - GPU_WORK_BYTES,
+        )
     triangle, rectangle = TileGrid.triangle(n, tile), TileGrid.rectangle(t, n, tile)
     grids = (triangle, rectangle)
     values = sum(math.prod(part.shape) for grid in grids for part in grid)
@@ -101,14 +136,26 @@ def plan(
 
 
 def memory_bytes(
-    tile: int, x_bytes: int, shape: tuple[int, ...], architecture: Architecture, kernel: str, dtype: str
+    tile: int,
+    x_bytes: int,
+    shape: tuple[int, ...],
+    architecture: Architecture,
+    kernel: str,
+    dtype: str,
+    workers: Workers = HOST,
 ) -> int:
-    """Estimated peak: the process, all rows, a tile's rows as the kernel wants them, its values, float64 sums."""
+    """Estimated peak: the process, all rows, what every lane needs, and every tile that waits or is written."""
+    lane = tile_bytes(tile, shape, architecture, kernel, dtype)
+    finished = tile**2 * (_item(dtype) * len(kernels_of(kernel)) + 1)  # a mask tells what is not finite
+    return PROCESS_BYTES + x_bytes + workers.computing * lane + workers.writing * finished
+
+
+def tile_bytes(tile: int, shape: tuple[int, ...], architecture: Architecture, kernel: str, dtype: str) -> int:
+    """Of one tile while it is computed: its rows as the kernel wants them, its values, float64 sums."""
     item = _item(dtype)
     pixels = math.prod(shape[:2]) if len(shape) == 3 else 1
     row = math.prod(shape) + architecture.depth * pixels  # a variance per layer and pixel goes with every row
-    values = tile**2 * (item * (len(kernels_of(kernel)) + 1) + 16)
-    return PROCESS_BYTES + x_bytes + item * 4 * tile * row + values
+    return item * 4 * tile * row + tile**2 * (item * (len(kernels_of(kernel)) + 1) + 16)
 
 
 def disk_bytes(values: int, tiles: int, kernel: str, dtype: str) -> int:
@@ -173,6 +220,18 @@ def show_bytes(amount: int) -> str:
         value /= 1024
         units.pop(0)
     return f"{value:.3g} {units[0]}" if value < 1024 else f"{value / 1024:.3g} TiB"
+
+
+def _fitting(tile: int, need: Callable[[int], int], lane: int) -> int:
+    """The largest tile up to `tile` that a lane of the GPU holds."""
+    while need(tile) > lane and tile > SMALLEST:
+        tile -= SMALLEST
+    if need(tile) > lane:
+        raise KernregError(
+            f"the smallest tiles need {show_bytes(need(tile) + GPU_WORK_BYTES)} of the GPU for each of its lanes and "
+            f"{show_bytes(lane + GPU_WORK_BYTES)} are free: end other programs on it, or use --backend cpu"
+        )
+    return tile
 
 
 def _shards(n: int, t: int, tile: int) -> int:

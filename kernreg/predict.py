@@ -102,23 +102,22 @@ class ComputedRows:
 
     def matmul(self, α: Matrix) -> Matrix:
         """(t, c) from (m, c): the first m training rows. Raises KernregError where the kernel overflows."""
+        settings = (self.architecture, self.kernel, self.backend, self.dtype)
+        if (fused := backends.matmul(self.z, self.x[: len(α)], *settings, α)) is not None:
+            return self._finite(fused)
         out = np.zeros((self.t, α.shape[1]))
         for tile in TileGrid.rectangle(self.t, len(α), self.block):
             with np.errstate(all="ignore"):  # what is not finite is refused below, with a remedy
-                K = backends.compute(
-                    self.z[tile.rows],
-                    self.x[tile.columns],
-                    self.architecture,
-                    self.kernel,
-                    self.backend,
-                    self.dtype,
-                )[self.kernel]
-            if not np.isfinite(K).all():
-                raise KernregError(
-                    f"the {self.kernel} overflows {self.dtype} on these rows: rescale them as the training rows were"
-                )
-            out[tile.rows] += K.astype(np.float64, copy=False) @ α[tile.columns]
+                K = backends.compute(self.z[tile.rows], self.x[tile.columns], *settings)[self.kernel]
+            out[tile.rows] += self._finite(K) @ α[tile.columns]
         return out
+
+    def _finite(self, K: Array) -> Matrix:
+        if not np.isfinite(K).all():
+            raise KernregError(
+                f"the {self.kernel} overflows {self.dtype} on these rows: rescale them as the training rows were"
+            )
+        return K.astype(np.float64, copy=False)
 
 
 @dataclass(frozen=True)

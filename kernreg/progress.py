@@ -1,4 +1,4 @@
-"""Progress of a long run: a meter, and signals that wait for the tile in hand."""
+"""Progress of a long run: a meter, and signals that wait for the tiles in hand."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Work:
 
 
 class Interruption:
-    """SIGINT and SIGTERM as a flag, so that the tile in hand is committed; the second one acts at once."""
+    """SIGINT and SIGTERM as a flag, so that the tiles in hand are committed; the second one acts at once."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.requested, self._note = False, note
@@ -122,4 +122,4 @@ class Interruption:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._note("stopping after this tile; once more stops at once")
+        self._note("stopping after the tiles in hand; once more stops at once")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -34,9 +35,10 @@ class Settings:
         architecture: the network.
         kernels: ("nngp",), ("ntk",) or both.
         dtype: "float32" or "float64", of the arithmetic and of the stored numbers.
-        backend: resolved name, never "auto".
+        backend: the one that computes what is missing; resolved, never "auto".
         input_shape: (H, W, C) or (d,).
         provenance: how to load the rows again, as `as_json` gives it.
+        backends: all that may have computed tiles, `backend` among them, in the order of their first use.
     """
 
     architecture: Architecture
@@ -45,13 +47,16 @@ class Settings:
     backend: str
     input_shape: tuple[int, ...]
     provenance: dict[str, Any]
+    backends: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.backend not in self.backends:
+            object.__setattr__(self, "backends", (*self.backends, self.backend))
         if not self.kernels or any(kernel not in KERNELS for kernel in self.kernels):
             raise KernregError(f"kernels are nngp, ntk or both of them, not {self.kernels!r}")
         if self.dtype not in DTYPES:
             raise KernregError(f"dtype is float32 or float64, not {self.dtype!r}")
-        if self.backend == "auto":
+        if "auto" in self.backends:
             raise KernregError("a store names the backend that computes it, not 'auto': resolve it first")
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +67,7 @@ class Settings:
             "kernels": list(self.kernels),
             "dtype": self.dtype,
             "backend": self.backend,
+            "backends": list(self.backends),
             "input_shape": list(self.input_shape),
             "provenance": self.provenance,
         }
@@ -71,7 +77,8 @@ class Settings:
         """The inverse of `to_json`."""
         architecture = Architecture.from_dict(d["architecture"])
         kernels, shape = tuple(d["kernels"]), tuple(int(s) for s in d["input_shape"])
-        return cls(architecture, kernels, d["dtype"], d["backend"], shape, dict(d["provenance"]))
+        used = tuple(d.get("backends", ()))
+        return cls(architecture, kernels, d["dtype"], d["backend"], shape, dict(d["provenance"]), used)
 
     def require_equal(self, given: Mapping[str, Any], where: str) -> None:
         """Compare with settings asked for, by field; sizes and places in a provenance may differ.
@@ -254,22 +261,22 @@ def text_checksum(text: str) -> str:
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
-def store_digest(
-    data: Mapping[str, Any], architecture: Architecture, kernel: str, backend: str, dtype: str
-) -> str:
-    """8 hexadecimal digits for the name of a store, the same whatever n and test are.
+def store_digest(data: Mapping[str, Any], architecture: Architecture, kernel: str, dtype: str) -> str:
+    """8 hexadecimal digits for the name of a store, the same whatever n, test and backend are.
 
     Args:
         data: provenance of the rows without sizes and places, `kernreg.data.identity`.
-        architecture, kernel, backend, dtype: as in `kernreg.gram.build`; the backend resolved.
+        architecture, kernel, dtype: as in `kernreg.gram.build`.
     """
-    text = json.dumps([dict(data), architecture.digest, kernel, backend, dtype], sort_keys=True)
+    text = json.dumps([dict(data), architecture.digest, kernel, dtype], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes and stores the numbers."""
-    return {"kernreg": __version__, **{name: version(name) for name in ("numpy", "numba", "h5py")}}
+    """Versions of what computes and stores the numbers; of GPU libraries those that are in use."""
+    known = {"kernreg": __version__, **{name: version(name) for name in ("numpy", "numba", "h5py")}}
+    in_use = {name: sys.modules[name] for name in ("cupy", "torch", "triton") if name in sys.modules}
+    return known | {name: str(getattr(module, "__version__", "?")) for name, module in in_use.items()}
 
 
 def _show(value: object) -> str:

@@ -100,7 +100,7 @@ def table(measurements: Sequence[Measurement]) -> str:
     An asterisk at the exponent sends to the warnings, which follow the rows. Where breaks were looked for
     there are two more columns, the place of the break and c0 → c0 + c1, and a sentence after the rows.
     """
-    head = ("arch", "kernel", "n", "exponent", "95 % interval", "model", "loss", "error")
+    head: tuple[str, ...] = ("arch", "kernel", "n", "exponent", "95 % interval", "model", "loss", "error")
     confidences = {m.fit.confidence for m in measurements if m.fit is not None}
     if len(confidences) == 1:
         head = (*head[:4], f"{100 * confidences.pop():g} % interval", *head[5:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,6 +15,8 @@ from kernreg.errors import KernregError
 
 RidgeMode: TypeAlias = Literal["absolute", "relative"]
 Criterion: TypeAlias = Literal["loo", "gcv"]
+# K, y, ridges → leave-one-out and generalised cross-validation errors, see `ridge_path`
+RidgePath: TypeAlias = Callable[[npt.NDArray[Any], Matrix, Matrix], tuple[Matrix, Matrix]]
 
 # Relative to the mean diagonal: 1e-10, 3.16e-10, … 10.
 RELATIVE_GRID = tuple(float(10.0 ** (e / 2)) for e in range(-20, 3))
@@ -26,6 +28,7 @@ def absolute_ridge(
     ridge: float | str,
     mode: RidgeMode = "absolute",
     grid: Sequence[float] | None = None,
+    path: RidgePath | None = None,
 ) -> float:
     """λ in the units of K.
 
@@ -36,6 +39,7 @@ def absolute_ridge(
             generalised cross-validation error of all n rows. No test row takes part.
         mode: "absolute": λ = ridge. "relative": λ = ridge × the mean of K's n diagonal entries.
         grid: candidates for "loo" and "gcv", always relative to the mean diagonal; default 1e-10 to 10.
+        path: gives their errors; default `ridge_path`, another one for a K on another device.
 
     Raises:
         KernregError: unknown rule or mode, a number out of range, no usable candidate.
@@ -43,7 +47,8 @@ def absolute_ridge(
     if not isinstance(ridge, str):
         return ridge_in_units(K.diagonal(), ridge, mode)
     scale = _scale(K.diagonal(), ridge, mode)
-    return _chosen(K, y, ridge, scale * np.asarray(RELATIVE_GRID if grid is None else grid, dtype=np.float64))
+    candidates = scale * np.asarray(RELATIVE_GRID if grid is None else grid, dtype=np.float64)
+    return _chosen(K, y, ridge, candidates, path or ridge_path)
 
 
 def ridge_in_units(diagonal: npt.NDArray[Any], ridge: float, mode: RidgeMode = "absolute") -> float:
@@ -79,7 +84,7 @@ def ridge_path(K: npt.NDArray[Any], y: Matrix, ridges: Matrix) -> tuple[Matrix, 
     """
     n = len(K)
     try:
-        e, Q = eigh(K, driver="evd", check_finite=False)
+        e, Q = eigh(np.asarray(K, dtype=np.float64), driver="evd", check_finite=False)
     except LinAlgError as failure:
         raise KernregError(f"LAPACK could not diagonalise K to choose a ridge: {failure}") from None
     e = e.astype(np.float64, copy=False)
@@ -95,12 +100,12 @@ def ridge_path(K: npt.NDArray[Any], y: Matrix, ridges: Matrix) -> tuple[Matrix, 
     return loo, gcv
 
 
-def _chosen(K: npt.NDArray[Any], y: Matrix, rule: str, ridges: Matrix) -> float:
+def _chosen(K: npt.NDArray[Any], y: Matrix, rule: str, ridges: Matrix, path: RidgePath) -> float:
     if rule not in ("loo", "gcv"):
         raise KernregError(f'unknown rule for the ridge {rule!r}; use a number, "loo" or "gcv"')
     if ridges.ndim != 1 or not ridges.size or not (np.isfinite(ridges).all() and ridges.min() >= 0):
         raise KernregError("ridge_grid must be a sequence of finite numbers ≥ 0")
-    loo, gcv = ridge_path(np.asarray(K, dtype=np.float64), y, ridges)
+    loo, gcv = path(K, y, ridges)
     score = loo if rule == "loo" else gcv
     best = int(score.argmin())
     if not math.isfinite(score[best]):

@@ -41,23 +41,26 @@ class Shards:
 
     def read(self, part: str, tile: Tile, kernel: str) -> Array:
         """The numbers of a tile in the store's dtype, checksum verified. Raises `gramfile.TileError`."""
-        return gramfile.read_shard(self.path(part, tile), self._identity(part, tile), kernel)
+        return gramfile.read_shard(self.path(part, tile), self.describe(part, tile), kernel)
 
     def entry(self, part: str, tile: Tile, kernel: str, row: int, column: int) -> float:
         """The number at (row, column) of the matrix, checksum not verified. Raises `gramfile.TileError`."""
         at = (row - tile.row_start, column - tile.column_start)
-        return gramfile.read_entry(self.path(part, tile), self._identity(part, tile), kernel, at)
+        return gramfile.read_entry(self.path(part, tile), self.describe(part, tile), kernel, at)
 
     def describe(self, part: str, tile: Tile) -> dict[str, Any]:
         """What a tile says of itself: backend, checksums, versions, time, …. Raises `gramfile.TileError`."""
-        return gramfile.describe_shard(self.path(part, tile), self._identity(part, tile))
+        identity = self._identity(part, tile)
+        return gramfile.describe_shard(self.path(part, tile), identity, self._contents.settings.backends)
 
-    def check(self, part: str, tile: Tile) -> None:
-        """Every byte of a tile's file. Raises `gramfile.TileError`."""
-        gramfile.check_shard(self.path(part, tile), self._identity(part, tile))
+    def check(self, part: str, tile: Tile) -> dict[str, Any]:
+        """What `describe` gives, once every byte of the tile's file is read. Raises `gramfile.TileError`."""
+        facts = self.describe(part, tile)
+        gramfile.check_shard(self.path(part, tile), facts)
+        return facts
 
     def write(self, part: str, tile: Tile, values: Mapping[str, Array]) -> None:
-        """Commit the numbers of a tile by kernel; once this returns they survive a power loss.
+        """Commit the numbers of a tile by kernel, computed by the store's backend; they then survive a power loss.
 
         Raises:
             KernregError: numbers of another shape or dtype, NaN or infinity among them, or the disk refuses.
@@ -74,7 +77,8 @@ class Shards:
                     f"came out as {K[i, j]} in {settings.dtype}: rescale the rows, or use --dtype float64"
                 )
         kept = {kernel: values[kernel] for kernel in settings.kernels}
-        gramfile.write_shard(self.path(part, tile), kept, self._identity(part, tile))
+        identity = {**self._identity(part, tile), "backend": settings.backend}
+        gramfile.write_shard(self.path(part, tile), kept, identity)
 
     def drop(self, part: str, tile: Tile) -> None:
         """Forget a tile, so that the next fill computes it again."""
@@ -89,7 +93,6 @@ class Shards:
             "kernels": list(settings.kernels),
             "dtype": settings.dtype,
             "architecture_digest": settings.architecture.digest,
-            "backend": settings.backend,
             "rows_hash": checksum(rows[part].hashes[tile.rows]),
             "columns_hash": checksum(rows["train"].hashes[tile.columns]),
         }

@@ -1,8 +1,9 @@
 """Spectral exponents of a Gram matrix and its targets, λ_k ~ k^{-b} and v_k² ~ k^{-a}, with intervals.
 
 What is fitted and why is in `kernreg.spectra`. Intervals come from the delete-a-group jackknife over rows
-(Efron and Tibshirani 1993, ch. 11): the spectrum is taken again without each of g groups of rows. They cover what other rows
-would have given, not a spectrum that is no power law in its window; there a warning says so.
+(Efron and Tibshirani 1993, ch. 11): the spectrum is taken again without each of g groups of rows; a drift of the slope
+along the window beyond that scatter widens them. They cover what other rows would have given, not a spectrum that is
+no power law in its window; there a warning says so.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Tail:
     """One exponent.
 
     Attributes:
-        value: the slope; interval: (low, high), or None without groups.
+        value: the slope; interval: (low, high), or None without groups and for an `a` that is no estimate.
         window: lowest and highest m (for b) or k (for a) that was fitted.
         halves: the slopes of the first and the second half of the window.
     """
@@ -139,12 +140,20 @@ def spectral_exponents(
             share = part.rows / whole.rows
             b_g = kernel_exponent(part, (b.window[0] * share, float(part.rows)))
             a_g, _ = target_exponent(part, a.window, saturated)
-            bends = (np.subtract(*tail.halves) for tail in (a_g, b_g))
-            left[g] = a_g.value, b_g.value, _limit(a_g, b_g, saturated), *bends
+            values = a_g.value, b_g.value, _limit(a_g, b_g, saturated)
+            left[g] = *values, *(np.subtract(*tail.halves) for tail in (a_g, b_g))
         deviations = np.sqrt((groups - 1) / groups * np.square(left - left.mean(axis=0)).sum(axis=0))
-        half = float(stdtrit(groups - 1, (1 + confidence) / 2)) * deviations
-        a, b = (_with_interval(tail, float(width)) for tail, width in zip((a, b), half[:2], strict=True))
-        interval, scatter = (β - float(half[2]), β + float(half[2])), deviations[3:]
+        scatter = deviations[3:]
+        bends = np.abs([np.subtract(*a.halves), np.subtract(*b.halves)])
+        # A slope that changes along the window by more than its scatter is not yet the limit, by about half as much.
+        drift_a, drift_b = np.maximum(bends - 2 * scatter, 0.0) / 2
+        by_kernel = saturated or a.value - 1 > 2 * b.value
+        drifts = np.array([drift_a, drift_b, 2 * drift_b if by_kernel else drift_a])
+        half = np.hypot(float(stdtrit(groups - 1, (1 + confidence) / 2)) * deviations[:3], drifts)
+        interval = (β - float(half[2]), β + float(half[2]))
+        b = _with_interval(b, float(half[1]))
+        if not saturated:
+            a = _with_interval(a, float(half[0]))
     ends = whole.held_out([whole.rows / 2, whole.rows])
     local = float(np.log2(ends[0] / ends[1])) if ends.min() > 0 else np.inf
     found = SpectralExponents(a, b, saturated, β, interval, local, confidence, ())

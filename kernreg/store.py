@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from kernreg import gramfile
 from kernreg.architecture import Architecture
-from kernreg.durable import PARTIAL, Lock, refusal, sync
+from kernreg.durable import Lock, refusal, sweep, sync
 from kernreg.errors import KernregError
 from kernreg.provenance import (
     Array,
@@ -40,7 +41,7 @@ class GramStore:
     Attributes:
         path: the folder.
         n, t: train and test rows.
-        architecture, kernels, dtype, backend, provenance: see `Settings`, which `settings` holds.
+        architecture, kernels, dtype, backend, backends, provenance: see `Settings`, which `settings` holds.
         y_train, y_test: (n, c) and (t, c) float64 targets.
         labels_train, labels_test: (n,) and (t,) int64, or None.
         rows_train, rows_test: (n,) and (t,) int64, row numbers in the source.
@@ -58,6 +59,7 @@ class GramStore:
         self.settings, self.grids = contents.settings, contents.grids
         self.architecture, self.kernels = self.settings.architecture, self.settings.kernels
         self.dtype, self.backend = self.settings.dtype, self.settings.backend
+        self.backends = self.settings.backends
         self.provenance = self.settings.provenance
         self.versions, self.created = contents.versions, contents.created
         train, test = contents.rows["train"], contents.rows["test"]
@@ -109,7 +111,7 @@ class GramStore:
                 raise KernregError(
                     f"{folder} holds a store already; open it, or choose another folder (--out)"
                 )
-            _sweep(folder)
+            sweep(folder, folder / gramfile.TILES)
             gramfile.write_main(folder, contents)
         except BaseException:
             lock.release()
@@ -134,7 +136,7 @@ class GramStore:
         lock = Lock(folder) if writer else None
         try:
             if lock:
-                _sweep(folder)
+                sweep(folder, folder / gramfile.TILES)
             return cls(folder, gramfile.read_main(folder), lock)
         except BaseException:
             if lock:
@@ -176,6 +178,18 @@ class GramStore:
         gramfile.write_main(self.path, contents)
         self._adopt(contents)
 
+    def compute_by(self, backend: str) -> None:
+        """Let this backend compute what is missing from now on; the tiles that are there stay, and say by which.
+
+        Raises:
+            KernregError: not open for writing, "auto", or the disk refuses.
+        """
+        self._require_writer()
+        settings = replace(self.settings, backend=backend)
+        contents = replace(self._contents, settings=settings, versions=versions())
+        gramfile.write_main(self.path, contents)
+        self._adopt(contents)
+
     @property
     def complete(self) -> bool:
         """Whether every tile is there."""
@@ -196,16 +210,19 @@ class GramStore:
         t = self._prefix("t", t, self.t, 0) if part == "test" else 0
         return [tile for _, tile in self.require(kernel, 0 if part == "test" else n, t, n if t else 0)]
 
-    def train(self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64) -> Array:
+    def train(self, kernel: str, n: int | None = None, dtype: DTypeLike = np.float64, xp: Any = np) -> Array:
         """K(train, train) of the first n rows: (n, n), full, exactly symmetric; every checksum verified.
+
+        `xp` is the namespace of the result, numpy or cupy; of the host's memory one tile is used beside it.
 
         Raises:
             KernregError: no such kernel, n out of range, a tile missing or damaged, by file.
         """
         n = self._prefix("n", n, self.n)
-        K = np.empty((n, n), dtype)
+        K: Array = xp.empty((n, n), dtype)
         for part, tile in self.require(kernel, n, 0, 0):
-            block = self.shards.read(part, tile, kernel)[: n - tile.row_start, : n - tile.column_start]
+            whole = xp.asarray(self.shards.read(part, tile, kernel))
+            block = whole[: n - tile.row_start, : n - tile.column_start]
             K[tile.row_start : tile.row_stop, tile.column_start : tile.column_stop] = block
             if not tile.diagonal:
                 K[tile.column_start : tile.column_stop, tile.row_start : tile.row_stop] = block.T
@@ -306,10 +323,3 @@ class GramStore:
 def _folder(path: str | os.PathLike[str]) -> Path:
     given = Path(path)
     return given.parent if given.name == gramfile.MAIN and not given.is_dir() else given
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed writer left half-written; the caller holds the lock."""
-    for place in (folder, folder / gramfile.TILES):
-        for leftover in place.glob(f"*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)

@@ -235,13 +235,13 @@ class Study:
 
     def _gram_path(self, entry: Entry, identity: Mapping[str, Any], kernel: str) -> Path:
         """A store that holds the kernel, made by whichever study; else the place of a new one."""
-        folder, settings = self.out / GRAMS, (self._backend(entry), self.file.dtype)
+        folder, dtype = self.out / GRAMS, self.file.dtype
         for held in dict.fromkeys(("both", kernel)):
-            digest = store_digest(identity, entry.architecture, held, *settings)
+            digest = store_digest(identity, entry.architecture, held, dtype)
             for path in sorted(folder.glob(f"*-{digest}.gram")):
                 if (path / "gram.h5").is_file():
                     return path
-        digest = store_digest(identity, entry.architecture, kernel, *settings)
+        digest = store_digest(identity, entry.architecture, kernel, dtype)
         parts = (Path(self.file.data.name).stem, entry.architecture.name, kernel, entry.transform, digest)
         return folder / f"{'-'.join(part.replace('/', '_') for part in parts)}.gram"
 
@@ -266,7 +266,7 @@ class Study:
             if task.state != "complete":
                 n, t = max(n, store.n), max(t, store.t)
         dataset = self._load(task.entries[0], n, t)
-        settings = (kernel, task.backend, self.file.dtype, memory)
+        settings = (kernel, self.file.backend, self.file.dtype, memory)
         return build(task.path, dataset, task.architecture, *settings, progress=work.pairs)
 
 

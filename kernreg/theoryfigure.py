@@ -185,7 +185,7 @@ def _draw_ratios(axes: Axes, o: Overlay, look: dict[str, Any], i: int) -> None:
     points, curve = o.points, o.measurement.curve
     at = (points.samples >= SHOWN_FROM) & (points.samples <= o.spectrum.rows)
     m = points.samples[at].astype(np.int64)
-    marks = {"marker": MARKERS[i % len(MARKERS)], "ms": 5, "mfc": "white", "mew": 1.0}
+    marks: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "ms": 5, "mfc": "white", "mew": 1.0}
     axes.plot(
         m, o.theory[m - 1] / points.loss[at], lw=1.2, ls=DASHES[i % len(DASHES)], zorder=4, **marks, **look
     )

@@ -21,6 +21,7 @@ from kernreg.kernels.device import FOLDER, digest
 
 SHIM = Path(__file__).parent / "shim"
 GUARD = 64  # numbers before and after an array
+RECENT = 32  # arrays whose guards are looked at after a launch
 
 # Contraction would fuse what the GPU's compiler is told not to. -march=native for the fused multiply-add itself.
 OPTIONS = (
@@ -53,7 +54,7 @@ class OnCpu:
     def __init__(self, folder: Path, order: int = 0) -> None:
         self.folder, self.order = folder, order
         self._libraries: dict[tuple[str, ...], ctypes.CDLL] = {}
-        self._guarded: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self._guarded: list[NDArray[Any]] = []
 
     def put(self, host: Any, dtype: Any = None) -> NDArray[Any]:
         host = np.asarray(host, dtype=dtype)
@@ -69,7 +70,7 @@ class OnCpu:
         poison = np.nan if np.dtype(dtype).kind == "f" else -(2**30)
         whole = np.full(size + 2 * GUARD, poison, dtype)
         array = whole[GUARD : GUARD + size].reshape(shape)
-        self._guarded.append((whole, array))
+        self._guarded = [*self._guarded[-RECENT:], whole]
         return array
 
     def launch(
@@ -95,7 +96,7 @@ class OnCpu:
         error = launch(name.encode(), *grid, threads, shared_bytes, self.order, pointers)
         if error:
             raise RuntimeError(f"{name}: {error.decode()}")
-        for whole, _ in self._guarded:
+        for whole in self._guarded:
             for guard in (whole[:GUARD], whole[-GUARD:]):
                 untouched = np.isnan(guard) if guard.dtype.kind == "f" else guard == -(2**30)
                 if not untouched.all():

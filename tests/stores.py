@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from kernreg.architecture import Architecture
 from kernreg.data import Dataset
@@ -76,3 +78,9 @@ def images(n: int = 21, t: int = 10) -> Dataset:
         rows_test=np.arange(t),
         provenance={"name": "random", "seed": 3, "n": n, "test": t},
     )
+
+
+@pytest.fixture(autouse=True)
+def without_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not cut the power: a busy disk makes fsync slow."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -7,11 +7,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import columnmajor
 import pytest
+import twodevices
 from click.testing import CliRunner
+from twodevices import NAME, State
 
+from kernreg import device as devices
 from kernreg import doctor
 from kernreg.cli.main import main
+from kernreg.kernels import backends, lanes
 
 
 def findings(*arguments: str) -> tuple[int, Mapping[str, Any]]:
@@ -37,6 +42,9 @@ def test_this_machine_is_healthy() -> None:
     ):
         assert found[name]["status"] == "ok"
     assert found["torch"]["status"] in ("ok", "absent")
+    assert "--backend auto means it for" in found["backend cpu"]["detail"]
+    assert found["backend reference"]["detail"] == "computes"
+    assert found["device cuda"]["status"] in ("ok", "absent")
     assert "data digits" in found
     text = CliRunner().invoke(main, ["doctor"]).output
     assert len(text.splitlines()) == len(found)
@@ -65,3 +73,25 @@ def test_an_absent_gpu_library_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -
     status, found = findings()
     assert status == 0
     assert found["no_such_gpu_library"]["status"] == "absent"
+
+
+def test_a_gpu_and_its_backend_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twodevices, "state", State())
+    monkeypatch.setitem(backends.MODULES, NAME, "twodevices")
+    monkeypatch.setattr(lanes, "GPUS", {NAME: twodevices.Gpus})
+    monkeypatch.setattr(lanes, "gpu_in_sight", lambda: True)
+    monkeypatch.setattr(backends, "FASTEST", (NAME,))
+    monkeypatch.setattr(devices, "cuda", columnmajor.cuda)
+    monkeypatch.setattr(devices, "free_bytes", lambda: 3 << 30)
+    _, found = findings()
+    assert found["gpu"]["detail"] == "twin 0, 8.0 GiB free; twin 1, 6.0 GiB free"
+    assert found["backend twin"]["detail"] == "computes; --backend auto means it for fcn, lcn, vec, lcn-gap"
+    assert found["backend cpu"]["detail"] == "computes; --backend auto means it for gap"
+    assert found["device cuda"]["detail"] == "factors; 3.0 GiB free"
+    twodevices.state.missing = "backend twin finds no twin: use --backend cpu"
+    _, found = findings()
+    assert found["gpu"]["status"] == "absent"
+    assert (found["backend twin"]["status"], found["backend twin"]["detail"]) == (
+        "absent",
+        twodevices.state.missing,
+    )

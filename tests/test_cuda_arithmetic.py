@@ -11,6 +11,7 @@ import pytest
 from cuda_cases import Case, check, check_case, degenerate, images, preset
 from cuda_on_cpu import OnCpu, missing
 from numpy.typing import NDArray
+from test_golden import check as check_golden
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
@@ -55,6 +56,11 @@ def test_windows(case: Case) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_erf(case: Case, dtype: str) -> None:
     check_case(case, dtype)
+
+
+def test_golden_networks_with_pools() -> None:
+    """Average pools by neural-tangents' numbers; the GPU runs all groups (test_cuda_device.py)."""
+    assert check_golden("extras_8x8x3", "cuda", "float64") == 16
 
 
 @pytest.mark.parametrize("preset_name", ["vec", "gap"])

@@ -14,6 +14,7 @@ from sklearn.kernel_ridge import KernelRidge
 import kernreg
 from kernreg import prefix
 from kernreg.curve import HALVINGS, curve_from_store, learning_curve
+from kernreg.device import Host
 from kernreg.errors import KernregError
 from kernreg.gram import fill
 from kernreg.ridge import RELATIVE_GRID
@@ -123,7 +124,7 @@ def test_replicates_at_m_share_no_row(n: int) -> None:
 
 
 def test_a_block_that_rounding_spoils_is_named_by_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernreg.curve.factor_in_place", lambda A, diagonal: 3)
+    monkeypatch.setattr(Host, "factor_in_place", lambda self, A, diagonal: 3)
     with pytest.raises(KernregError, match="row 32 fails in a replicate; use a larger ridge"):
         learning_curve(P.K, P.y, P.K_test, P.y_test)
     assert len(learning_curve(P.K, P.y, P.K_test, P.y_test, replicates=0).replicates) == 1

@@ -182,3 +182,9 @@ def test_curves_of_the_same_kernel_on_plain_and_rotated_data_are_told_apart_and_
     assert sorted(result["label"] for result in shown) == ["fcn", "fcn rotation"]
     one, other = (result["loss"] for result in shown)
     assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_rows_of_a_store_can_be_float64() -> None:
+    facts = json.loads(says(*ROTATED, "--n", 8, "--test", 4, "--setting", "dtype=float64", "--json"))
+    assert facts["provenance"]["dtype"] == "float64"
+    assert says("verify", facts["path"]).endswith("ok\n")

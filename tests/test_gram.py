@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,7 +204,6 @@ def test_a_smaller_n_of_an_unfinished_store_loses_nothing(tmp_path: Path) -> Non
         ({"architecture": GAP}, "architecture: stored"),
         ({"kernel": "both"}, "kernels: stored"),
         ({"dtype": "float32"}, "dtype: stored 'float64', given 'float32'"),
-        ({"backend": "cpu"}, "backend: stored 'reference', given 'cpu'"),
     ],
 )
 def test_build_with_other_settings_is_refused(tmp_path: Path, settings: dict[str, Any], shown: str) -> None:
@@ -272,11 +272,14 @@ def test_a_damaged_tile_stops_a_resumed_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_after_the_tile_in_hand(tmp_path: Path, computed: Computed, number: int) -> None:
+def test_a_signal_ends_it_after_the_tiles_in_hand(tmp_path: Path, computed: Computed, number: int) -> None:
     path, before = tmp_path / "a.gram", (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
+    sent = list[int]()
+
     def stop(done: int, total: int) -> None:
-        if len(computed.pairs) == 2:
+        if done and not sent:
+            sent.append(done)
             os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt):
@@ -284,7 +287,7 @@ def test_a_signal_ends_it_after_the_tile_in_hand(tmp_path: Path, computed: Compu
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     store = GramStore.open(path)
     kept = len(list((path / "tiles").iterdir()))
-    assert kept == len(computed.pairs)
+    assert 1 <= kept == len(computed.pairs) <= 3  # the committed one, and those that were in hand
     assert len(store.missing()) == len(store.grids["train"]) + len(store.grids["test"]) - kept
     assert build(path, images(), FCN, "ntk", "reference").complete
     assert computed.total == pairs(21, 10)
@@ -292,14 +295,18 @@ def test_a_signal_ends_it_after_the_tile_in_hand(tmp_path: Path, computed: Compu
 
 @pytest.mark.usefixtures("small_tiles")
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
     def twice(*settings: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("not reached")
+        os.kill(os.getpid(), signal.SIGINT)  # two of one kind, sent at once, would arrive as one
+        over.wait(60)  # a tile that takes much longer than anybody waits
 
     monkeypatch.setattr(backends, "compute", twice)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "a.gram", images(), FCN, "ntk", "reference")
+    assert not over.is_set()
+    over.set()
     GramStore.open(tmp_path / "a.gram", writer=True).close()
 
 

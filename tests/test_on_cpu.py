@@ -116,7 +116,7 @@ def test_local_average_pooling_lies_between_vec_and_gap() -> None:
             backends.compute(x, None, net, "ntk", "cpu", "float64")["ntk"]
             for net in (Architecture.lap(radius=radius, padding="CIRCULAR"), other)
         ]
-        np.testing.assert_allclose(*K, rtol=1e-13)
+        np.testing.assert_allclose(K[0], K[1], rtol=1e-13)
 
 
 @pytest.mark.parametrize("depth", [3, 8, 20])

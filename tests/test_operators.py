@@ -16,6 +16,7 @@ from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.kernels.reference import compute
 from kernreg.operators import Dense, MatrixFree, Nested, Shifted, Stored
+from kernreg.predict import ComputedRows
 from kernreg.streaming import streaming_bytes
 
 EPS = np.finfo(np.float64).eps
@@ -193,6 +194,31 @@ def test_what_a_store_lacks_is_refused(tmp_path: Path) -> None:
     next((tmp_path / "a.gram" / "tiles").glob("train-00001-00002*")).unlink()
     with pytest.raises(KernregError, match=r"train-00001-00002.*is missing"):
         operator @ np.ones((store.n, 1))
+
+
+def test_a_backend_that_multiplies_its_own_tiles_gets_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kernreg.kernels import reference
+
+    calls: list[tuple[int, int]] = []
+
+    def matmul(
+        x: np.ndarray, arch: Architecture, kernel: str, V: np.ndarray, dtype: str, z: np.ndarray | None
+    ) -> np.ndarray:
+        calls.append((len(x), len(V)))
+        return np.asarray(compute(x, x if z is None else z, arch, kernel, dtype)[kernel] @ V)
+
+    rng = np.random.default_rng(0)
+    x, z, V = rng.standard_normal((9, 5)), rng.standard_normal((4, 5)), rng.standard_normal((9, 2))
+    free, rows = MatrixFree(x, FCN, backend="reference"), ComputedRows(z, x, FCN, "ntk", "reference")
+    before, predicted = free @ V, rows.matmul(V)
+    monkeypatch.setattr(reference, "matmul", matmul, raising=False)
+    np.testing.assert_allclose(free @ V, before, rtol=1e-12)
+    np.testing.assert_allclose(rows.matmul(V[:7]), compute(z, x[:7], FCN, "ntk", "float64")["ntk"] @ V[:7])
+    np.testing.assert_allclose(rows.matmul(V), predicted, rtol=1e-12)
+    assert calls == [(9, 9), (4, 7), (4, 9)]
+    monkeypatch.setattr(reference, "matmul", lambda *_: np.full((9, 2), np.nan))
+    with pytest.raises(KernregError, match="overflows"):
+        free @ V
 
 
 def test_matrix_free_refusals() -> None:

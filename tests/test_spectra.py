@@ -176,8 +176,11 @@ def test_planted_exponents_are_recovered(a: float, b: float) -> None:
 
 def test_saturated_exponent_is_read_from_the_kernel() -> None:
     K, y = planted(320, 5.0, 1.5, d=4096)
-    found = spectral_exponents(K, y, groups=0)
+    found = spectral_exponents(K, y, groups=3)
     assert found.saturated
+    assert found.a.interval is None
+    assert found.beta_interval is not None
+    assert found.beta_interval[0] < 3.0 < found.beta_interval[1]
     assert found.beta == 2 * found.b.value
     assert found.beta == pytest.approx(3.0, abs=0.2)
     assert any("lost in what larger modes leak" in w for w in found.warnings)

@@ -30,7 +30,8 @@ def test_every_pixel_is_read_once_and_children_are_neighbours() -> None:
     assert sorted(t.order.ravel()) == list(range(16 * 8 * 3))
     assert [stage.children for stage in t.stages] == [1, 4, 4, 2, 1]
     assert t.nodes == (32, 8, 2, 1, 1)
-    assert (t.levels, t.kinds) == (3, {RBF})
+    assert t.levels == 3
+    assert t.kinds == frozenset({RBF})
     # the leaves of the first node of the second stage are the pixels of the upper left 4×4
     y, x = np.divmod(t.order[:4].ravel() // 3, 8)
     assert (y.max(), x.max()) == (3, 3)

@@ -12,6 +12,7 @@ from tolerances import relative
 
 from kernreg.architecture import Architecture
 from kernreg.kernels import on_triton, triton_device
+from kernreg.kernels.triton_rows import prepare
 
 pytestmark = pytest.mark.gpu
 
@@ -56,7 +57,7 @@ def test_patch_networks(name: str, dtype: str) -> None:
 def test_tensor_cores_in_three_products_keep_float32() -> None:
     x = cases.near_parallel(3072)
     for architecture in (Architecture.fcn(), Architecture.fcn(20)):
-        rows = on_triton.prepare(triton_device.moved(x), architecture, "float32")
+        rows = prepare(triton_device.moved(x), architecture, "float32")
         truth = cases.extended(x, x, architecture)
         for name, K in on_triton.gram(rows, None, "both", precision="tf32x3").items():
             np.testing.assert_allclose(
@@ -94,7 +95,7 @@ def test_more_entries_than_an_int32_counts() -> None:
     if torch.cuda.mem_get_info()[0] < 10 << 30:
         pytest.skip("needs 10 GB of free GPU memory")
     x = cases.vectors(n, 8).astype(np.float32)
-    rows = on_triton.prepare(triton_device.moved(x), Architecture.fcn(1), "float32")
+    rows = prepare(triton_device.moved(x), Architecture.fcn(1), "float32")
     K = on_triton.gram(rows, None, "ntk")["ntk"]
     last = on_triton.gram(rows[n - 200 : n], rows, "ntk")["ntk"]
     torch.testing.assert_close(K[n - 200 :], last, rtol=1e-6, atol=0)

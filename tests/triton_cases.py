@@ -16,6 +16,7 @@ from tolerances import relative, worst
 
 from kernreg.architecture import Architecture
 from kernreg.kernels import backends, on_triton, reference, triton_device
+from kernreg.kernels.triton_rows import prepare
 from kernreg.layers import Dense
 
 Array = NDArray[Any]
@@ -132,7 +133,7 @@ def product_error(
 
 def slices(architecture: Architecture, x: Array, dtype: str) -> bool:
     """Whether views of prepared rows give the blocks of the whole matrix."""
-    rows = on_triton.prepare(triton_device.moved(x), architecture, dtype)
+    rows = prepare(triton_device.moved(x), architecture, dtype)
     whole = on_triton.gram(rows, None, "ntk")["ntk"].cpu().numpy()
     torch = triton_device.torch()
     out = torch.full((len(x), len(x)), float("nan"), dtype=rows.table.dtype, device=rows.table.device)
@@ -149,7 +150,7 @@ def far_addresses(path: str) -> bool:
     file = np.memmap(path, dtype=np.float32, mode="w+", shape=(2 * stride + 3,))
     torch = triton_device.torch()
     out = torch.from_numpy(file).as_strided((3, 3), (stride, 1))
-    rows = on_triton.prepare(triton_device.moved(vectors(3, 5)), Architecture.fcn(), "float32")
+    rows = prepare(triton_device.moved(vectors(3, 5)), Architecture.fcn(), "float32")
     K = on_triton.gram(rows, None, "ntk")["ntk"]
     on_triton.gram(rows, None, "ntk", {"ntk": out})
     return bool((out == K).all())

@@ -6,18 +6,13 @@ import numpy as np
 from measuring.cases import Case
 from numpy.typing import NDArray
 
+from kernreg.bench import TOLERANCE, RedCheckError
 from kernreg.kernels import backends
 
-# Largest relative error of an entry (docs/kernels.md); the images here are random, nowhere near parallel.
-TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
 PEER_TOLERANCE = {
     "float64": 1e-11,
     "float32": 2e-6,
 }  # the peer's float64 off the diagonal; on it, it is good to 1e-7 only
-
-
-class RedCheckError(RuntimeError):
-    """A result is wrong, so its speed means nothing."""
 
 
 def against_definition(

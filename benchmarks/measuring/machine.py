@@ -11,18 +11,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kernreg.bench import cpu
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def facts() -> dict[str, Any]:
     """Machine, versions, commit, date and load; ready for JSON."""
-    cpu = _cpu()
+    first_core = cpu()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "cpu": cpu.get("model name", platform.processor()),
-        "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
-        "simd": [flag for flag in ("avx2", "fma", "avx512f") if flag in cpu.get("flags", "").split()],
+        "cpu": first_core.get("model name", platform.processor()),
+        "cpu_family_model": f"{first_core.get('cpu family', '?')}/{first_core.get('model', '?')}",
+        "simd": [flag for flag in ("avx2", "fma", "avx512f") if flag in first_core.get("flags", "").split()],
         "cores": cores(),
         "memory_GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_before": round(os.getloadavg()[0], 2),
@@ -67,10 +69,3 @@ def available_bytes() -> int:
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) << 10
     return 4 << 30
-
-
-def _cpu() -> dict[str, str]:
-    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    return {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())
-    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from kernreg.bench import summary
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def clock(run: Callable[[], Any]) -> Callable[[int], float]:
 
 def calls_for(seconds: float, once: float) -> int:
     """How many calls fill at least that time, if one takes `once`."""
-    return max(1, int(np.ceil(seconds / max(once, 1e-9))))
+    return max(1, math.ceil(seconds / max(once, 1e-9)))
 
 
 def take_turns(contestants: Mapping[Any, Contestant], repeats: int) -> dict[Any, list[float]]:
@@ -56,12 +57,6 @@ def take_turns(contestants: Mapping[Any, Contestant], repeats: int) -> dict[Any,
             if contestant.turns is None or turn < contestant.turns:
                 rates[key].append(contestant.rate())
     return rates
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Median, 20 % and 80 % quantiles."""
-    low, middle, high = np.quantile(values, [0.2, 0.5, 0.8])
-    return {"median": float(middle), "q20": float(low), "q80": float(high)}
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 
-def prepare(x: np.ndarray[Any, Any], z: np.ndarray[Any, Any], depth: int, pooled: bool, dtype: str) -> Any:
+def prepare(
+    x: np.ndarray[Any, Any],
+    z: np.ndarray[Any, Any],
+    depth: int,
+    pooled: bool,
+    dtype: str,
+    device: str = "cuda",
+) -> Any:
     """A function of nothing: the NTK (n, m), on the GPU; its inputs are there already.
 
     Raises:
@@ -20,7 +27,7 @@ def prepare(x: np.ndarray[Any, Any], z: np.ndarray[Any, Any], depth: int, pooled
     from torch.nn.functional import pad
 
     real = getattr(torch, dtype)
-    X, Z = (torch.as_tensor(a, dtype=real, device="cuda") for a in (x, z))
+    X, Z = (torch.as_tensor(a, dtype=real, device=device) for a in (x, z))
     weight, bias = 2.0, 0.01
 
     def box(S: Any) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 
 SOURCE = r"""
 extern "C" __global__ void input(const float *x, const float *z, float *S, float *T, int P, int C) {
-    int i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= P || j >= P) return;
+    int k = blockIdx.x * blockDim.x + threadIdx.x, i = k / P, j = k % P;
+    if (k >= P * P) return;
     float s = 0;
     for (int c = 0; c < C; ++c) s += x[i * C + c] * z[j * C + c];
     S[i * P + j] = s / C;
@@ -19,8 +19,8 @@ extern "C" __global__ void input(const float *x, const float *z, float *S, float
 
 extern "C" __global__ void layer(const float *S, const float *T, const float *root_x, const float *root_z, float *S_new,
                                  float *T_new, int H, int W, float weight, float bias) {
-    int P = H * W, i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= P || j >= P) return;
+    int P = H * W, k = blockIdx.x * blockDim.x + threadIdx.x, i = k / P, j = k % P;
+    if (k >= P * P) return;
     int yi = i / W, xi = i % W, yj = j / W, xj = j % W;
     float s = 0, t = 0;
     #pragma unroll
@@ -50,7 +50,7 @@ def prepare(cupy: Any, x: np.ndarray[Any, Any], z: np.ndarray[Any, Any], depth: 
     X, Z = cupy.asarray(x, cupy.float32), cupy.asarray(z, cupy.float32)
     roots = [[cupy.asarray(q, cupy.float32) for q in _roots(a, depth)] for a in (x, z)]
     planes = [cupy.empty((2, P, P), cupy.float32) for _ in range(2)]
-    block, grid = (32, 8), (-(-P // 32), -(-P // 8))
+    block, grid = (256,), (-(-P * P // 256),)
     size = (np.int32(H), np.int32(W))
 
     def run() -> Any:

@@ -1,21 +1,24 @@
-"""How fast the machine could be: an issue bound from two measured rates and a count of operations.
+"""How fast a machine could be: an issue bound from measured rates and a count of operations.
 
-An update needs so many slots of the multiply-add pipes, and so many square roots and divisions, which have a
-unit of their own and overlap with the rest. The bound is the slower of the two. Loads, stores and the edges
+An update needs so many slots of the multiply-add pipes and, on a CPU, so many square roots and divisions, which have a
+unit of their own there and overlap with the rest. The bound is the slower of the two. Loads, stores and the edges
 of the planes are left out; a machine whose additions have pipes of their own (Zen) can beat it a little.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 from __future__ import annotations
 
+import math
 import time
 from functools import cache
 
 import numpy as np
-from measuring.cases import Case
 from numba import njit
 
+from kernreg.architecture import Architecture
+from kernreg.kernels import backends
 from kernreg.kernels.threads import in_parallel
+from kernreg.layers import Conv
 
 SIMD = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "boundscheck": False}
 LANES = 2048  # elements in flight: 8 or 16 KiB, in the first-level cache
@@ -32,6 +35,8 @@ SLOTS = {
 ROOTS = 3  # √(Qx·Qz), |S|/P, √D: square roots and divisions of one update
 # Of one layer of a fully connected network (kernreg/kernels/dense.py); the input product has d more a pair.
 DENSE_SLOTS = 45
+# Issue slots of one update of the CUDA stencil on sm_90, ReLU, 3×3, read from its machine code (docs/performance.md).
+GPU_SLOTS = {("ntk", "float32"): 41, ("nngp", "float32"): 27}
 
 
 @njit(**SIMD)
@@ -68,7 +73,7 @@ def _roots(first, last, parts, rounds, a, b):
 
 @cache
 def peaks(dtype: str, threads: int) -> tuple[float, float]:
-    """(multiply-adds/s, square roots and divisions/s) of all cores, best of five."""
+    """(multiply-adds/s, square roots and divisions/s) of the CPU on that many threads, best of five."""
     real = np.dtype(dtype).type
     rates = []
     for loop, each in ((_multiply_adds, 16), (_roots, ROOTS)):
@@ -84,9 +89,21 @@ def peaks(dtype: str, threads: int) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
-def bound(case: Case, dtype: str, threads: int) -> float:
-    """Updates/s that this machine could issue at most, by the count above."""
+def updates_per_pair(architecture: Architecture, shape: tuple[int, ...]) -> int:
+    """Shifts × pixels × layers; a fully connected network has one pixel."""
+    if any(isinstance(layer, Conv) for layer in architecture.layers):
+        return backends.updates(architecture, shape)
+    return max(architecture.depth, 1)
+
+
+def cpu_bound(
+    architecture: Architecture, shape: tuple[int, ...], kernel: str, dtype: str, threads: int
+) -> float:
+    """Updates/s that the CPU could issue at most, by the count above; both kernels cost what the NTK costs."""
     multiply_adds, roots = peaks(dtype, threads)
-    vectors = len(case.shape) == 1  # a dense layer divides twice, and its map takes one root: ROOTS again
-    slots = DENSE_SLOTS + case.shape[0] / case.updates if vectors else SLOTS[case.kernel, dtype]
+    kernel = "nngp" if kernel == "nngp" else "ntk"
+    slots: float = SLOTS[kernel, dtype]
+    if not any(isinstance(layer, Conv) for layer in architecture.layers):
+        # A dense layer divides twice, and its map takes one root: ROOTS again.
+        slots = DENSE_SLOTS + math.prod(shape) / updates_per_pair(architecture, shape)
     return 1 / max(slots / multiply_adds, ROOTS / roots)
