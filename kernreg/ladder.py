@@ -9,8 +9,9 @@ model: a transform should put a structured kernel to a lower rung, a rotation of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kernreg.entries import NONE
 from kernreg.layers import Conv
@@ -89,6 +90,7 @@ def structured(outcome: Outcome) -> bool:
     return any(isinstance(layer, Conv) for layer in outcome.entry.architecture.layers)
 
 
+@lru_cache(maxsize=2)  # tables, sentences and figures ask again
 def groups(outcomes: Outcomes) -> tuple[Group, ...]:
     """The groups of a study, in its order."""
     found: dict[tuple[str, int, int], list[Outcome]] = {}
@@ -98,9 +100,10 @@ def groups(outcomes: Outcomes) -> tuple[Group, ...]:
     return tuple(Group(*shared, tuple(members)) for shared, members in found.items())
 
 
-def placements(group: Group) -> Iterator[Placement]:
+@lru_cache(maxsize=64)
+def placements(group: Group) -> tuple[Placement, ...]:
     """Of every transformed outcome whose architecture was also measured untransformed."""
-    rungs = sorted(group.of((NONE, None)), key=lambda o: o.loss)
+    rungs, placed = sorted(group.of((NONE, None)), key=lambda o: o.loss), []
     for outcome in group.outcomes:
         plain = group.plain(outcome.entry.architecture.name)
         if outcome.entry.transform == NONE or plain is None:
@@ -108,7 +111,9 @@ def placements(group: Group) -> Iterator[Placement]:
         floor = group.floor
         against = None if floor is None else loss_difference(outcome.side, floor.side)
         own = loss_difference(outcome.side, plain.side)
-        yield Placement(outcome, own, against, "unchanged" if own.nothing else _place(outcome, rungs))
+        place = "unchanged" if own.nothing else _place(outcome, rungs)
+        placed.append(Placement(outcome, own, against, place))
+    return tuple(placed)
 
 
 def ratio_text(difference: Difference) -> str:
@@ -126,7 +131,7 @@ def sentences(outcomes: Outcomes) -> list[str]:
         if len(rungs) > 1:
             steps = " → ".join(f"{o.entry.architecture.name} {o.loss:.4g}" for o in rungs)
             said.append(f"Rungs by loss at n, lowest first{where}: {steps}.")
-        placed = list(placements(group))
+        placed = placements(group)
         for column in group.columns:
             here = [
                 p for p in placed if (p.outcome.entry.transform, p.outcome.entry.transform_seed) == column

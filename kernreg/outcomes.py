@@ -8,6 +8,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kernreg.breaks import Break, detect_break
 from kernreg.curve import LearningCurve
 from kernreg.curvefile import CurveFile
@@ -49,6 +52,18 @@ class Outcome:
     def loss(self) -> float:
         """At n."""
         return float(self.curve.loss[-1])
+
+    @cached_property
+    def predictions(self) -> dict[str, NDArray[np.float64]]:
+        """Normalised losses that no test row has told, each for m = 1, 2, …: "theory" from the spectrum, "gcv", "loo"."""
+        found: dict[str, NDArray[np.float64]] = {}
+        if self.spectrum is not None:
+            m = np.arange(1, self.spectrum.rows + 1)
+            found["theory"] = self.spectrum.held_out(m) / self.about["zero_error"]
+        for name, values in (("gcv", self.curve.gcv), ("loo", self.curve.loo)):
+            if values is not None:
+                found[name] = values
+        return found
 
     @cached_property
     def side(self) -> Side:

@@ -26,22 +26,10 @@ def theory_figures(group: Group, suffix: str = "") -> list[Figure]:
     return drawn
 
 
-def predictions(outcome: Outcome) -> dict[str, Any]:
-    """Normalised losses by name, each for m = 1, 2, …: "theory" from the spectrum, "gcv", "loo"."""
-    found: dict[str, Any] = {}
-    if outcome.spectrum is not None:
-        m = np.arange(1, outcome.spectrum.rows + 1)
-        found["theory"] = outcome.spectrum.held_out(m) / outcome.about["zero_error"]
-    for name in ("gcv", "loo"):
-        if getattr(outcome.curve, name) is not None:
-            found[name] = getattr(outcome.curve, name)
-    return found
-
-
 def departures(outcome: Outcome, first: int = FIRST_COMPARED) -> dict[str, Departure]:
     """How far each prediction lies from the held-out loss at sample counts from `first` on."""
     curve, found = outcome.curve, {}
-    for name, values in predictions(outcome).items():
+    for name, values in outcome.predictions.items():
         size = min(len(values), len(curve.samples))
         compared = departure(curve.samples[:size], values[:size], curve.loss[:size], first)
         if compared is not None:
@@ -54,7 +42,7 @@ def overlay(group: Group, shown: Sequence[Outcome], suffix: str) -> Figure:
     columns = ("transform", "architecture", "m", "loss", "theory", "gcv", "loo")
     rows: list[Sequence[Any]] = []
     for outcome in group.outcomes:
-        found, curve = predictions(outcome), outcome.curve
+        found, curve = outcome.predictions, outcome.curve
         name = group.column_name((outcome.entry.transform, outcome.entry.transform_seed))
         for i, m in enumerate(curve.samples.tolist()):
             values = (found.get(key) for key in ("theory", "gcv", "loo"))
@@ -142,7 +130,7 @@ def _draw(axes: Any, group: Group, outcome: Outcome) -> None:
     marks = {"ls": "", "ms": 5, "mfc": "white", "zorder": 4, "marker": "o", "color": style["color"]}
     axes.plot(m, loss, label="held-out loss", **marks)
     own = curve.samples >= min(4, group.n)
-    found = predictions(outcome)
+    found = outcome.predictions
     if "theory" in found:
         count = np.arange(1, len(found["theory"]) + 1)
         seen = count >= min(4, group.n)
