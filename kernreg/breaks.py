@@ -2,15 +2,15 @@
 
     log L = log A − c0·log m − c1·f·log(1 + (m/d)^{1/f})        slope c0 before the break at d, c0 + c1 after it
 
-(Caballero et al. 2023, one break). For a given d and f the law is linear in log A, c0 and c1, so that all
-breaks on a grid of (d, f) are projections of the whitened losses: the best break, the likelihood ratio against
-the single power law, and a thousand bootstrap replicates of both are one matrix product.
+(Caballero et al. 2023, one break). The fits are those of `kernreg.brokenlaws`: the best break, the likelihood
+ratio against the single power law, and thousands of bootstrap replicates of both are one matrix product.
 
 The test. sup over (d, f) of the drop of |C·(log L − law)|² from no break to one, CᵀC the inverse of the measured
 covariance of the points (`kernreg.scatter`). Its distribution under a single power law does not depend on A and c0; it is
 simulated with the same scatter, test rows resampled and τ² redrawn (a parametric bootstrap, because d and f do
-not exist without a break: Davies 1977). Losses without replicates know their scatter up to a factor only:
-there the drop is taken relative to what is left without a break.
+not exist without a break: Davies 1977). A floor E flattens a curve in one way only, so that it has a sharper test of
+its own: the score of E > 0 at the single power law, ∂log L/∂E ~ m^c0. Losses without replicates know their scatter up
+to a factor only: there the drop is taken relative to what is left without a break.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtrc
 
+from kernreg.brokenlaws import EDGE, BrokenLaws
 from kernreg.errors import KernregError
 from kernreg.exponent import FIRST_SAMPLES, MISFIT, given_points
 from kernreg.fitwarnings import find_peak
@@ -39,11 +40,6 @@ NONE = "no break"
 
 # Two slopes, a place and a sharpness take this many points before anything is left to test them with.
 FEWEST_POINTS = 8
-PLACES = 61
-# f; a slope that changes over more than a factor e^{2·2·0.35} = 4 of m is a bend, and its place means little.
-SHARPNESS = (0.05, 0.2, 0.35)
-# Points left on either side of a break: two make a slope, one more contradicts it.
-EDGE = 2
 # A change of slope below this is bending, which every curve of finite size does.
 SMALLEST_CHANGE = 0.15
 PARAMETERS = 5
@@ -61,7 +57,8 @@ class Break:
         after, after_interval: c0 + c1.
         sharpness: f; the slope changes over about m/d = e^{±2f}.
         p_value: share of single power laws whose best break would be as good.
-        level: the p-value below which a break is believed.
+        floor_p_value: share of single power laws that look as much as if they had a floor.
+        level: the p-value below which a break, or the floor of a crossover, is believed.
         offset: E of the law with an offset where it fits as well as the break does (AICc), else None.
         window: (lowest, highest) sample count.
         confidence: of the intervals.
@@ -81,6 +78,7 @@ class Break:
     sharpness: float
     scale: float
     p_value: float
+    floor_p_value: float
     level: float
     offset: float | None
     window: tuple[float, float]
@@ -100,7 +98,8 @@ class Break:
 
     def sentence(self) -> str:
         """What was found, for a reader."""
-        p = f"p = {self.p_value:.2g}"
+        by_floor = self.kind == CROSSOVER and self.p_value >= self.level
+        p = f"p = {self.floor_p_value:.2g} of a floor" if by_floor else f"p = {self.p_value:.2g}"
         if not self.found:
             return f"no break ({p} against a single power law)"
         low, high = self.at_interval
@@ -126,6 +125,7 @@ class Break:
             "c0+c1_interval": list(self.after_interval),
             "sharpness": self.sharpness,
             "p_value": self.p_value,
+            "floor_p_value": self.floor_p_value,
             "level": self.level,
             "offset": self.offset,
             "window": list(self.window),
@@ -147,8 +147,9 @@ def detect_break(
 ) -> Break:
     """Look for one break: `detect_break(curve)`, or `detect_break(samples, loss)`.
 
-    A break is believed if the p-value is below `level`, the interval of c1 does not contain 0, and the slope changes
-    by at least SMALLEST_CHANGE: the points of a good curve show bends that no one would call a break.
+    A break is believed if its p-value (of a crossover also that of a floor) is below `level`, the interval of c1
+    does not contain 0, and the slope changes by at least SMALLEST_CHANGE: the points of a good curve show bends
+    that no one would call a break.
 
     Args:
         samples: a `LearningCurve`, or increasing sample counts (p,).
@@ -176,10 +177,10 @@ def detect_break(
             f"a break takes at least {FEWEST_POINTS} points in the window, not {p}; measure more sample counts"
         )
     C = whitening(inside.covariance)
-    laws = _Laws(np.log(m), C)
+    laws = BrokenLaws(np.log(m), C)
     y = C @ np.log(inside.loss)
     best, drop = laws.best(y[None])
-    unbroken = float(np.square(laws.without_line(y[None])).sum())
+    unbroken = float(laws.residual(y[None])[0]) ** 2
     rest, freedom = max(unbroken - float(drop[0]), 0.0), p - PARAMETERS
 
     factor, misfit = 1.0, None
@@ -195,8 +196,14 @@ def detect_break(
     if points.measured:
         as_good = drops >= drop[0]
     else:
-        as_good = drops / np.square(laws.without_line(noise)).sum(axis=1) >= drop[0] / max(unbroken, 1e-300)
+        as_good = drops / laws.residual(noise) ** 2 >= drop[0] / max(unbroken, 1e-300)
     p_value = float((1 + np.count_nonzero(as_good)) / (draws + 1))
+
+    floor = laws.floor(y[None])
+    floors, flat = floor(noise), float(floor(y[None])[0])
+    if not points.measured:
+        floors, flat = floors / laws.residual(noise), flat / float(laws.residual(y[None])[0])
+    floor_p_value = float((1 + np.count_nonzero(floors >= flat)) / (draws + 1))
 
     θ = laws.coefficients(y[None], best)
     fitted = laws.values(θ, best)[0]
@@ -211,8 +218,11 @@ def detect_break(
     c0, c1 = float(θ[0, 1]), float(θ[0, 2])
     spread = interval(again[:, 2])
     kind = NONE
-    if p_value < level and abs(c1) >= SMALLEST_CHANGE and not spread[0] <= 0 <= spread[1]:
-        kind = DIDE if c1 > 0 else CROSSOVER
+    if abs(c1) >= SMALLEST_CHANGE and not spread[0] <= 0 <= spread[1]:
+        if c1 > 0 and p_value < level:
+            kind = DIDE
+        elif c1 < 0 and min(p_value, floor_p_value) < level:
+            kind = CROSSOVER
     found = Break(
         kind=kind,
         at=float(laws.d[best[0]]),
@@ -226,6 +236,7 @@ def detect_break(
         sharpness=float(laws.f[best[0]]),
         scale=float(np.exp(θ[0, 0])),
         p_value=p_value,
+        floor_p_value=floor_p_value,
         level=level,
         offset=_offset(inside, C, rest) if kind == CROSSOVER else None,
         window=(float(m[0]), float(m[-1])),
@@ -234,50 +245,6 @@ def detect_break(
         points=points,
     )
     return replace(found, warnings=_warnings(found, inside, misfit, factor))
-
-
-class _Laws:
-    """Every broken law of a grid of breaks, as projections of whitened log losses.
-
-    Attributes:
-        d, f: (g,) the grid.
-    """
-
-    def __init__(self, x: Array, C: Array) -> None:
-        """x: (p,) log m.  C: (p, p) the whitening matrix."""
-        edge = min(EDGE, (len(x) - 1) // 2)
-        places = np.linspace(x[edge], x[-1 - edge], PLACES)
-        d, f = (v.ravel() for v in np.meshgrid(places, SHARPNESS, indexing="ij"))
-        self.d, self.f = np.exp(d), f
-        hinge = -f[:, None] * np.logaddexp(0.0, (x - d[:, None]) / f[:, None])
-        self._line = C @ np.stack([np.ones_like(x), -x], axis=1)
-        self._Q = np.linalg.qr(self._line)[0]
-        self._hinges = hinge @ C.T
-        bare = self.without_line(self._hinges)
-        self._norms = np.linalg.norm(bare, axis=1)
-        self._directions = bare / self._norms[:, None]
-
-    def without_line(self, y: Array) -> Array:
-        """y (b, p) less its projection on the single power laws."""
-        rest: Array = y - (y @ self._Q) @ self._Q.T
-        return rest
-
-    def best(self, y: Array) -> tuple[NDArray[np.intp], Array]:
-        """The best break (b,) of each y (b, p), and by how much it lowers the squared residual."""
-        along = y @ self._directions.T
-        at = np.abs(along).argmax(axis=1)
-        return at, np.square(along[np.arange(len(y)), at])
-
-    def coefficients(self, y: Array, at: NDArray[np.intp]) -> Array:
-        """(log A, c0, c1) (b, 3) of y (b, p) with the breaks `at` (b,)."""
-        c1 = np.einsum("bp,bp->b", y, self._directions[at]) / self._norms[at]
-        line = np.linalg.lstsq(self._line, (y - c1[:, None] * self._hinges[at]).T, rcond=None)[0]
-        return np.column_stack([line.T, c1])
-
-    def values(self, θ: Array, at: NDArray[np.intp]) -> Array:
-        """Whitened log losses (b, p)."""
-        values: Array = θ[:, :2] @ self._line.T + θ[:, 2:] * self._hinges[at]
-        return values
 
 
 def _window(points: Points) -> tuple[float, float]:
