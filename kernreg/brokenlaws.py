@@ -51,7 +51,8 @@ class BrokenLaws:
 
     def residual(self, y: Array) -> Array:
         """|y − the best single power law| (b,)."""
-        return np.maximum(np.linalg.norm(self.without_line(y), axis=1), 1e-150)
+        length: Array = np.maximum(np.linalg.norm(self.without_line(y), axis=1), 1e-150)
+        return length
 
     def floor(self, y: Array) -> Callable[[Array], Array]:
         """The score of a floor at the single power law through y (1, p): (b, p) → (b,), standard normal without one."""
