@@ -25,7 +25,7 @@ from kernreg.spectra import Spectrum
 
 Array = NDArray[Any]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _CURVE = ("samples", "loss", "mse", "error", "loo", "gcv", "anchors", "squared_errors", "squared_targets")
 _REPLICATE = ("loss", "mse", "error", "anchors", "squared_errors")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -37,12 +37,14 @@ class CurveFile:
 
     Attributes:
         curve: see `LearningCurve`.
-        spectrum: of the first rows of its Gram matrix; None if not asked for or not positive definite.
+        spectrum: of the first N rows of its Gram matrix; None if not asked for or not positive definite.
+        held_out: (N,) what these rows predict for the MSE on rows left out, `kernreg.leftout`; None likewise.
         about: JSON-able: entry, data, digests of what was read, versions, time.
     """
 
     curve: LearningCurve
     spectrum: Spectrum | None
+    held_out: Array | None
     about: dict[str, Any]
 
 
@@ -71,6 +73,8 @@ def save(file: CurveFile, path: Path) -> None:
     if file.spectrum is not None:
         arrays["eigenvalues"], arrays["energies"] = file.spectrum.eigenvalues, file.spectrum.energies
         arrays["spectrum_ridge"] = np.array(file.spectrum.ridge)
+    if file.held_out is not None:
+        arrays["held_out"] = file.held_out
     about = json.dumps({**file.about, "checksum": _checksum(arrays)}, sort_keys=True, allow_nan=False)
     arrays["about"] = np.array(about)
 
@@ -104,7 +108,7 @@ def load(path: Path) -> CurveFile:
         spectrum = None
         if "eigenvalues" in arrays:
             spectrum = Spectrum(arrays["eigenvalues"], arrays["energies"], float(arrays["spectrum_ridge"]))
-        return CurveFile(curve, spectrum, about)
+        return CurveFile(curve, spectrum, arrays.get("held_out"), about)
     except FileNotFoundError:
         raise KernregError(f"there is no curve {path}; run the study again to measure it") from None
     except _UNREADABLE as error:

@@ -35,7 +35,8 @@ class Outcome:
         curve: its loss at every sample count.
         fit: its exponent, or None, and `unfit` says why.
         broken: what `detect_break` says; None if not asked for or not possible.
-        spectrum: of the first rows of its Gram matrix, or None.
+        spectrum: of the first N rows of its Gram matrix, or None.
+        held_out: (N,) the MSE on rows left out that these rows predict, or None.
         about: where the numbers came from, see `kernreg.curvefile`.
     """
 
@@ -46,6 +47,7 @@ class Outcome:
     unfit: str
     broken: Break | None
     spectrum: Spectrum | None
+    held_out: NDArray[np.float64] | None
     about: dict[str, Any]
 
     @property
@@ -55,11 +57,10 @@ class Outcome:
 
     @cached_property
     def predictions(self) -> dict[str, NDArray[np.float64]]:
-        """Normalised losses that no test row has told, each for m = 1, 2, …: "theory" from the spectrum, "gcv", "loo"."""
+        """Normalised losses that no test row has told, each for m = 1, 2, …: "theory" (`kernreg.leftout`), "gcv", "loo"."""
         found: dict[str, NDArray[np.float64]] = {}
-        if self.spectrum is not None:
-            m = np.arange(1, self.spectrum.rows + 1)
-            found["theory"] = self.spectrum.held_out(m) / self.about["zero_error"]
+        if self.held_out is not None:
+            found["theory"] = self.held_out / self.about["zero_error"]
         for name, values in (("gcv", self.curve.gcv), ("loo", self.curve.loo)):
             if values is not None:
                 found[name] = values
@@ -182,7 +183,7 @@ def _outcome(file: StudyFile, entry: Entry, name: str, stored: CurveFile) -> Out
             broken = detect_break(curve)
         except KernregError as error:
             unfit = unfit or str(error)
-    return Outcome(entry, name, curve, fit, unfit, broken, stored.spectrum, stored.about)
+    return Outcome(entry, name, curve, fit, unfit, broken, stored.spectrum, stored.held_out, stored.about)
 
 
 def _comparison(first: Outcome, second: Outcome) -> Comparison:

@@ -11,6 +11,7 @@ from kernreg.curvefile import CurveFile
 from kernreg.entries import Entry
 from kernreg.errors import KernregError
 from kernreg.gramfile import now
+from kernreg.leftout import left_out_curve
 from kernreg.provenance import checksum, text_checksum, versions
 from kernreg.spectra import Spectrum, spectrum
 from kernreg.spectralexponents import spectral_exponents
@@ -49,6 +50,9 @@ def measured_curve(store: GramStore, entry: Entry, fit: Fit, memory: int | str |
             K, y, K_test, y_test, fit.ridge, fit.ridge_mode, labels_test=labels, overwrite=True
         )
     found = None if part is None else _spectrum(part, y[:leading], curve.ridge)
+    held_out = None
+    if part is not None and found is not None:
+        held_out = left_out_curve(part, y[:leading], curve.ridge, whole=found)
     about = {
         "entry": entry.axes(),
         "t": t,
@@ -68,7 +72,7 @@ def measured_curve(store: GramStore, entry: Entry, fit: Fit, memory: int | str |
         "created": now(),
         "spectral_exponents": None if found is None else _exponents(part, y[:leading], found),
     }
-    return CurveFile(curve, found, about)
+    return CurveFile(curve, found, held_out, about)
 
 
 def _of_tiles(store: GramStore, kernel: str, n: int, t: int) -> tuple[str, str]:

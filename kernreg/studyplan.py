@@ -198,8 +198,10 @@ def timed(tasks: tuple[GramTask, ...], dtype: str, spectrum: int) -> tuple[GramT
             x = np.random.default_rng(0).standard_normal((min(task.n, 2048), *task.shape)).astype(dtype)
             speeds[key] = seconds_per_pair(x, task.architecture, task.kernel, task.backend, dtype)
         curves = sum(_operations(entry.n, entry.t, PROBE_OUTPUTS) for entry in task.unmeasured)
-        # An eigendecomposition with vectors is about 25 n³/3 operations, of which half are slow.
-        curves += sum(12 * min(entry.n, spectrum) ** 3 for entry in task.unmeasured)
+        # An eigendecomposition with vectors is about 25 n³/3 operations, of which half are slow; a prediction of the
+        # held-out curve takes about three inversions, 2 n³ each, at 2·log2(n) sizes.
+        sizes = [min(entry.n, spectrum) for entry in task.unmeasured]
+        curves += sum((12 + 12 * size.bit_length()) * size**3 for size in sizes)
         seconds = task.missing * speeds[key] if key in speeds else 0.0
         measured.append(replace(task, seconds=seconds, curve_seconds=curves * per_operation))
     return tuple(measured)

@@ -38,7 +38,7 @@ def departures(outcome: Outcome, first: int = FIRST_COMPARED) -> dict[str, Depar
 
 
 def overlay(group: Group, shown: Sequence[Outcome], suffix: str) -> Figure:
-    """Held-out loss with GCV, LOO and the prediction from the spectrum, a panel for each architecture."""
+    """Held-out loss with GCV, LOO and the prediction of `kernreg.leftout`, a panel for each architecture."""
     columns = ("transform", "architecture", "m", "loss", "theory", "gcv", "loo")
     rows: list[Sequence[Any]] = []
     for outcome in group.outcomes:
@@ -72,7 +72,7 @@ def overlay(group: Group, shown: Sequence[Outcome], suffix: str) -> Figure:
         page.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         alt = (
             "Held-out loss against the number of training samples with the leave-one-out and GCV estimates and "
-            "the prediction from the Gram spectrum, one panel for each architecture"
+            "the prediction from the training rows of the Gram matrix, one panel for each architecture"
             + (f"; worst departure from {FIRST_COMPARED} samples on: {'; '.join(said)}." if said else ".")
         )
         return finished(page, f"theory{suffix}", "Theory beside measurement", alt, columns, rows)
@@ -134,9 +134,7 @@ def _draw(axes: Any, group: Group, outcome: Outcome) -> None:
     if "theory" in found:
         count = np.arange(1, len(found["theory"]) + 1)
         seen = count >= min(4, group.n)
-        axes.plot(
-            count[seen], found["theory"][seen], lw=1.8, color=THEORY, zorder=3, label="from the spectrum"
-        )
+        axes.plot(count[seen], found["theory"][seen], lw=1.8, color=THEORY, zorder=3, label="theory")
     for name, dashes in (("gcv", "-"), ("loo", (0, (1, 1.5)))):
         if name in found:
             axes.plot(
