@@ -104,6 +104,7 @@ def matmul(
     Raises:
         NotImplementedError, KernregError: as `compute`.
     """
+    backend = resolve(backend, architecture, x.shape[1:])
     fused = getattr(_module(backend), "matmul", None)
     if fused is None:
         return None
