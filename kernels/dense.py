@@ -9,6 +9,7 @@ square root of arccos at c = ±1 would turn a rounding error ε into √ε. A de
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,8 @@ from kernreg.layers import Activation, Dense
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
-ROWS, COLS = 256, 2048  # of a block of the product: 2 MiB in float32, in the caches of a core
+ROWS, COLS = 768, 1536  # of a block of the product: large, for BLAS, and still in the outer cache
+FEWEST = 192  # rows, where there are many cores to share the blocks
 SQUARE = 64  # of a transposed copy: both squares in the first-level cache
 DENSE, RELU, ERF = 0, 1, 2
 
@@ -42,13 +44,12 @@ def compute(
     out = {name: np.empty((n, m), real) for name in ("nngp", "ntk") if kernel in (name, "both")}
     nowhere = np.empty((0, 0), real)
     near = real.type(1e-2 if real.itemsize == 4 else 1e-4)
-    blocks = [(i, j) for i in range(0, n, ROWS) for j in range(i if z is None else 0, m, COLS)]
+    blocks = _blocks(n, m, z is None)
 
     def compute_blocks(first: int, last: int) -> None:
         products = np.empty(ROWS * COLS, real)
-        for i, j in blocks[first:last]:
-            rows, cols = slice(i, min(i + ROWS, n)), slice(j, min(j + COLS, m))
-            shape = (rows.stop - i, cols.stop - j)
+        for rows, cols in blocks[first:last]:
+            shape = (rows.stop - rows.start, cols.stop - cols.start)
             product = products[: shape[0] * shape[1]].reshape(shape)
             np.matmul(X[rows], Z[cols].T, out=product)
             S, T = (out[k][rows, cols] if k in out else nowhere for k in ("nngp", "ntk"))
@@ -67,6 +68,25 @@ def compute(
     return out
 
 
+def _blocks(n: int, m: int, symmetric: bool) -> list[tuple[slice, slice]]:
+    """Rows and columns of the blocks of a product, those that reach the upper triangle if it is symmetric.
+
+    Two blocks a core, if n and m allow: of the machine's cores, not of this run's, so that the bits stay the same.
+    """
+    height = ROWS
+    while height > FEWEST and -(-n // height) * -(-m // COLS) < 2 * (os.cpu_count() or 1):
+        height //= 2
+    blocks = []
+    for top in range(0, n, height):
+        rows, left = slice(top, min(top + height, n)), 0
+        if symmetric:  # half of the square on the diagonal is enough, by quarters
+            middle, left = (rows.start + rows.stop) // 2, rows.stop
+            blocks += [(slice(top, middle), slice(top, left))] * (middle > top)
+            blocks += [(slice(middle, left), slice(middle, left))]
+        blocks += [(rows, slice(j, min(j + COLS, m))) for j in range(left, m, COLS)]
+    return blocks
+
+
 def _steps(layers: tuple[Dense | Activation, ...], real: np.dtype[Any]) -> Array:
     """(number of layers, 3): kind, σw², σb²."""
     rows = [
@@ -82,17 +102,17 @@ def _normalised(
     x: Array, homogeneous: bool, steps: Array, real: np.dtype[Any]
 ) -> tuple[Array, NDArray[np.float64]]:
     """x/|x| (rows of zeros stay zero) and |x|/√d."""
-    if not homogeneous:
-        check_range(x, real, low=False)
-    X, size = np.empty(x.shape, real), np.empty(len(x))
+    X, size, largest = np.empty(x.shape, real), np.empty(len(x)), np.empty(len(x))
     rows = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
-    in_parallel(_normalise, len(x), (rows, X, size))
+    in_parallel(_normalise, len(x), (rows, X, size, largest))
+    if not homogeneous:
+        check_range(largest, real, low=False)
     return X, size / np.sqrt(x.shape[1])
 
 
 @njit(nogil=True, cache=True, **SIMD)
-def _normalise(first, last, x, X, size):
-    """X = x/|x| and size = |x| of rows first … last − 1, in float64.
+def _normalise(first, last, x, X, size, largest):
+    """X = x/|x|, size = |x| and the largest |entry| of rows first … last − 1, in float64.
 
     Each row is divided by its largest entry first, so that no square leaves the range.
     """
@@ -101,6 +121,7 @@ def _normalise(first, last, x, X, size):
         top = 0.0
         for k in range(row.size):
             top = max(top, abs(np.float64(row[k])))
+        largest[i] = top
         if top == 0.0:
             X[i], size[i] = 0, 0
             continue
