@@ -25,7 +25,7 @@ from measuring.machine import cores, facts
 from measuring.rates import Contestant, calls_for, clock, ratio, take_turns
 from measuring.table import grid, markdown
 from numpy.typing import NDArray
-from peers.client import Peer, PeerError
+from peers.client import KEEP_FREED_MEMORY, Peer, PeerError
 from peers.search import LONG, best_settings
 
 from kernreg.bench import RedCheckError, summary
@@ -38,6 +38,10 @@ DTYPES = ("float32", "float64")
 
 def main() -> None:
     options = parse()
+    if (
+        not os.environ.keys() >= KEEP_FREED_MEMORY.keys()
+    ):  # glibc reads them once, at the start: the same terms for both
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED_MEMORY)
     if os.getloadavg()[0] > 0.5:
         print(f"busy machine (load {os.getloadavg()[0]:.1f}): trust no number of this run", file=sys.stderr)
     known = cases(cores())

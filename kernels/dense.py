@@ -58,7 +58,7 @@ def compute(
 
     # a core works on blocks of its own: BLAS threads that wait for the next product would take cores from the epilogue
     with one_blas_thread():
-        in_parallel(compute_blocks, len(blocks), ())
+        in_parallel(compute_blocks, len(blocks), (), step=1)
     for K in out.values():
         if homogeneous:
             K *= u[:, None].astype(real)

@@ -20,7 +20,9 @@ def count() -> int:
     return max(int(asked), 1) if asked.isdigit() else len(os.sched_getaffinity(0))
 
 
-def in_parallel(loop: Callable[..., None], n: int, arguments: tuple[Any, ...]) -> None:
+def in_parallel(
+    loop: Callable[..., None], n: int, arguments: tuple[Any, ...], step: int | None = None
+) -> None:
     """Run loop(first, last, *arguments) over 0 … n − 1 in ranges, on all threads.
 
     The ranges write to disjoint places, so the result does not depend on their order. The threads do not keep a process
@@ -30,7 +32,7 @@ def in_parallel(loop: Callable[..., None], n: int, arguments: tuple[Any, ...]) -
     if threads == 1 or n <= 1:
         loop(0, n, *arguments)
         return
-    step = -(-n // (threads * CHUNKS))
+    step = step or -(-n // (threads * CHUNKS))
     starts = iter(range(0, n, step))
     failures: list[BaseException] = []
 
