@@ -37,7 +37,7 @@ ROOTS = 3  # √(Qx·Qz), |S|/P, √D: square roots and divisions of one update
 # Of one layer of a fully connected network (kernreg/kernels/dense.py); the input product has d more a pair.
 DENSE_SLOTS = 45
 # Issue slots of one update of the CUDA stencil on sm_90, ReLU, 3×3, 32×32, read from its machine code (docs/gpu.md).
-GPU_SLOTS = {("ntk", "float32"): 31.1, ("nngp", "float32"): 23.8, ("ntk", "float64"): 65.8}
+GPU_SLOTS = {("ntk", "float32"): 31.1, ("nngp", "float32"): 23.8}
 
 
 @njit(**SIMD)

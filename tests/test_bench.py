@@ -16,7 +16,7 @@ from kernreg.bench import Case, RedCheckError, append, bench, bound, check
 from kernreg.cli.main import main
 from kernreg.errors import KernregError
 from kernreg.kernels import backends, lanes
-from kernreg.kernels.bound import updates_per_pair
+from kernreg.kernels.bound import GPU_SLOTS, updates_per_pair
 
 SMALL = ("bench", "--size", "4x4x1", "--depth", "2", "--quick", "--backend", "cpu")
 
@@ -124,7 +124,7 @@ class Gpu:
         return ["imagined"]
 
     def multiply_adds(self, dtype: str) -> float:
-        return 41e12
+        return 1e12 * GPU_SLOTS["ntk", "float32"]
 
     def product_seconds(self, n: int, d: int, dtype: str) -> float:
         return 1e-3
