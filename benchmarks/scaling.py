@@ -67,7 +67,7 @@ def series() -> tuple[Series, ...]:
         Series("fcn, n of K(x, z)", 2, (512, 1024, 2048, 4096), lambda n: Point(fcn(depth=3), n, n, 32)),
         Series("gap, layers", 1, (1, 2, 4, 8, 16), lambda L: Point(gap(depth=L), 32, 64, 14)),
         Series("vec, layers", 1, (1, 2, 4, 8, 16), lambda L: Point(vec(depth=L), 256, 256, 16)),
-        Series("gap, H of H×H", 4, (8, 12, 16, 24, 32), lambda H: Point(gap(depth=4), 8, 16, H)),
+        Series("gap, H of H×H", 4, (8, 12, 16, 24, 32), lambda H: Point(gap(depth=4), 4, 128, H)),
         Series("vec, H of H×H", 2, (8, 16, 32, 64), lambda H: Point(vec(depth=4), 128, 128, H)),
     )
 
