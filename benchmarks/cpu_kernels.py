@@ -38,9 +38,8 @@ DTYPES = ("float32", "float64")
 
 def main() -> None:
     options = parse()
-    if (
-        not os.environ.keys() >= KEEP_FREED_MEMORY.keys()
-    ):  # glibc reads them once, at the start: the same terms for both
+    # the same terms for both; glibc reads them once, at the start
+    if not os.environ.keys() >= KEEP_FREED_MEMORY.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED_MEMORY)
     if os.getloadavg()[0] > 0.5:
         print(f"busy machine (load {os.getloadavg()[0]:.1f}): trust no number of this run", file=sys.stderr)

@@ -107,6 +107,17 @@ data_dir = click.option(
     help="Folder of the original data files. [default: the cache]",
 )
 
+ridge_mode = click.option(
+    "--ridge-mode",
+    type=click.Choice(["absolute", "relative"]),
+    default="absolute",
+    show_default=True,
+    help="relative: times the mean of the diagonal.",
+)
+kernel_of_store = click.option(
+    "--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: every kernel of a store]"
+)
+
 threads = click.option(
     "--threads",
     type=click.IntRange(min=1),

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, byte_size, ridge, sample_window, threads
+from kernreg.cli.arguments import (
+    DEFAULT_FOLDER,
+    as_json,
+    byte_size,
+    kernel_of_store,
+    ridge,
+    ridge_mode,
+    sample_window,
+    threads,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +41,8 @@ if TYPE_CHECKING:
     metavar="λ|loo|gcv",
     help="Added to the diagonal; loo and gcv choose it on the training rows, never by test error.",
 )
-@click.option(
-    "--ridge-mode",
-    type=click.Choice(["absolute", "relative"]),
-    default="absolute",
-    show_default=True,
-    help="relative: times the mean of the diagonal.",
-)
-@click.option("--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: every kernel of a store]")
+@ridge_mode
+@kernel_of_store
 @click.option(
     "--model",
     type=click.Choice(["auto", "power", "offset", "broken"]),

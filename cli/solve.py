@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, byte_size, threads
+from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, byte_size, ridge_mode, threads
 
 if TYPE_CHECKING:
     from kernreg.solution import Solution
@@ -31,13 +31,7 @@ if TYPE_CHECKING:
     metavar="λ",
     help="Added to the diagonal.",
 )
-@click.option(
-    "--ridge-mode",
-    type=click.Choice(["absolute", "relative"]),
-    default="absolute",
-    show_default=True,
-    help="relative: times the mean of the diagonal.",
-)
+@ridge_mode
 @click.option(
     "--rtol",
     type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),

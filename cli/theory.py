@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, ridge, threads
+from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, kernel_of_store, ridge, ridge_mode, threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,14 +25,8 @@ if TYPE_CHECKING:
     metavar="λ|loo|gcv",
     help="Added to the diagonal; loo and gcv choose it on the training rows.",
 )
-@click.option(
-    "--ridge-mode",
-    type=click.Choice(["absolute", "relative"]),
-    default="absolute",
-    show_default=True,
-    help="relative: times the mean of the diagonal.",
-)
-@click.option("--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: every kernel of a store]")
+@ridge_mode
+@kernel_of_store
 @click.option(
     "--part",
     type=click.FloatRange(0, 1, min_open=True),
