@@ -101,7 +101,9 @@ def test_the_main_file_says_what_determines_the_numbers(folder: Path) -> None:
         assert said["backend"] == "reference"
         assert json.loads(said["kernels"]) == ["nngp", "ntk"]
         assert json.loads(said["provenance"])["seed"] == 1
-        assert set(json.loads(said["versions"])) == {"kernreg", "numpy", "numba", "h5py"}
+        # other tests of the run may have imported some
+        gpu_libraries = {"cupy", "torch", "triton"} & set(sys.modules)
+        assert set(json.loads(said["versions"])) == {"kernreg", "numpy", "numba", "h5py"} | gpu_libraries
         assert file["train/hashes"].shape == (N, 16)
         assert list(file["train/edges"]) == [0, 5, 10, 15, 20, 23]
         strictly_lower = file["train/ntk"][TILE:, :TILE]
