@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dtrsm, strsm
-from scipy.linalg.lapack import dpotrf, dtrtri, spotrf
+from scipy.linalg.lapack import dpotrf, dpotri, dtrtri, spotrf
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from kernreg.errors import KernregError
@@ -110,6 +110,15 @@ def invert(L: Matrix) -> Matrix:
     if info:
         raise KernregError(f"LAPACK dtrtri: pivot {info} of the factor is zero")
     return _array(inverse).T
+
+
+def inverse(L: Matrix) -> Matrix:
+    """(L·Lᵀ)⁻¹ in the place of L (2·n³/3 operations), whole and exactly symmetric."""
+    upper, info = dpotri(L.T, lower=0, overwrite_c=1)
+    if info:
+        raise KernregError(f"LAPACK dpotri: pivot {info} of the factor is zero")
+    mirror_upper(upper)
+    return _array(upper).T
 
 
 def check_gram(K: npt.ArrayLike) -> npt.NDArray[Any]:

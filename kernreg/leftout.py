@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from kernreg.cholesky import check_gram, factor, invert
+from kernreg.cholesky import check_gram, factor, inverse
 from kernreg.errors import KernregError
 from kernreg.spectra import Spectrum, spectrum
 from kernreg.targets import targets
@@ -113,6 +113,4 @@ def _left_out(K: Array, y: Array, ridge: float, α: float, common: float) -> flo
 def _inverse(K: Array, diagonal: Array) -> Array:
     A = K.copy()
     A[np.diag_indices_from(A)] += diagonal
-    half = np.tril(invert(factor(A, overwrite=True)))
-    G: Array = half.T @ half
-    return G
+    return inverse(factor(A, overwrite=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from kernreg.architecture import Architecture
 from kernreg.curve import learning_curve
 from kernreg.entries import Entry
 from kernreg.kernels import backends
+from kernreg.leftout import left_out
 from kernreg.plan import PROCESS_BYTES, parse_bytes, plan, seconds_per_pair
+from kernreg.spectra import spectrum as spectrum_of
 from kernreg.store import GramStore
 
 PROBE = 300  # training rows of the curve that is timed
@@ -190,20 +193,23 @@ def timed(tasks: tuple[GramTask, ...], dtype: str, spectrum: int) -> tuple[GramT
         NotImplementedError, KernregError: as `backends.compute`.
     """
     speeds: dict[tuple[str, str, tuple[int, ...]], float] = {}
-    per_operation = _curve_speed() if any(task.needed for task in tasks) else 0.0
+    needed = any(task.needed for task in tasks)
+    per_operation = _curve_speed() if needed else 0.0
+    per_prediction = _prediction_speed() if needed and spectrum else 0.0
     measured = []
     for task in tasks:
         key = (task.architecture.digest, task.kernel, task.shape)
         if task.needed and task.missing and key not in speeds:
             x = np.random.default_rng(0).standard_normal((min(task.n, 2048), *task.shape)).astype(dtype)
             speeds[key] = seconds_per_pair(x, task.architecture, task.kernel, task.backend, dtype)
-        curves = sum(_operations(entry.n, entry.t, PROBE_OUTPUTS) for entry in task.unmeasured)
-        # An eigendecomposition with vectors is about 25 n³/3 operations, of which half are slow; a prediction of the
-        # held-out curve takes about three inversions, 2 n³ each, at 2·log2(n) sizes.
+        curves = per_operation * sum(
+            _operations(entry.n, entry.t, PROBE_OUTPUTS) for entry in task.unmeasured
+        )
+        # A spectrum costs about as much as the prediction of the held-out curve at one of its 2·log2(n) sizes.
         sizes = [min(entry.n, spectrum) for entry in task.unmeasured]
-        curves += sum((12 + 12 * size.bit_length()) * size**3 for size in sizes)
+        curves += per_prediction * sum((1 + 2 * size.bit_length()) * size**3 for size in sizes)
         seconds = task.missing * speeds[key] if key in speeds else 0.0
-        measured.append(replace(task, seconds=seconds, curve_seconds=curves * per_operation))
+        measured.append(replace(task, seconds=seconds, curve_seconds=curves))
     return tuple(measured)
 
 
@@ -214,13 +220,31 @@ def _operations(n: int, t: int, outputs: int) -> float:
 
 def _curve_speed() -> float:
     """Seconds per operation, from one small curve."""
+    K, y = _probe(2 * PROBE)
+    train, test = slice(0, PROBE), slice(PROBE, None)
+    best = _best(lambda: learning_curve(K[train, train], y[train], K[test, train], y[test], ridge=1e-3))
+    return best / _operations(PROBE, PROBE, PROBE_OUTPUTS)
+
+
+def _prediction_speed() -> float:
+    """Seconds of the prediction at one sample count, by the cube of the rows: several inversions, see `kernreg.leftout`."""
+    n = 2 * PROBE
+    K, y = _probe(n)
+    whole = spectrum_of(K, y, 1e-3)
+    return _best(lambda: left_out(K, y, n / 2, 1e-3, whole=whole)) / n**3
+
+
+def _probe(n: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((PROBE * 2, 32)), rng.standard_normal((PROBE * 2, PROBE_OUTPUTS))
+    x, y = rng.standard_normal((n, 32)), rng.standard_normal((n, PROBE_OUTPUTS))
     K = np.exp(x @ x.T / 32)
-    K = (K + K.T) / 2
-    best = np.inf
+    return (K + K.T) / 2, y
+
+
+def _best(run: Callable[[], object]) -> float:
+    seconds = np.inf
     for _ in range(2):  # the first call loads libraries
         start = time.perf_counter()
-        learning_curve(K[:PROBE, :PROBE], y[:PROBE], K[PROBE:, :PROBE], y[PROBE:], ridge=1e-3)
-        best = min(best, time.perf_counter() - start)
-    return best / _operations(PROBE, PROBE, PROBE_OUTPUTS)
+        run()
+        seconds = min(seconds, time.perf_counter() - start)
+    return seconds
