@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.kernels.tree import Tree, tree
-from kernreg.kernels.triton_device import Tensor, current, device, moved, torch
+from kernreg.kernels.triton_device import Tensor, current, device, fetched, moved, torch
 from kernreg.kernels.triton_rows import Rows, prepare
 
 Array: TypeAlias = NDArray[np.floating[Any]]
@@ -75,7 +75,7 @@ def compute(
     """
     X = prepare(moved(x), architecture, dtype)
     Z = None if z is None else prepare(moved(z), architecture, dtype)
-    return {name: K.cpu().numpy() for name, K in gram(X, Z, kernel).items()}
+    return {name: fetched(K) for name, K in gram(X, Z, kernel).items()}
 
 
 def matmul(
@@ -104,8 +104,7 @@ def matmul(
     """
     X = prepare(moved(x), architecture, dtype)
     Z = None if z is None else prepare(moved(z), architecture, dtype)
-    result: Array = product(X, Z, kernel, moved(V)).cpu().numpy()
-    return result
+    return fetched(product(X, Z, kernel, moved(V)))
 
 
 def gram(

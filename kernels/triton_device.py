@@ -54,6 +54,18 @@ def moved(x: NDArray[Any]) -> Tensor:
     return torch().tensor(x, device=device())
 
 
+def fetched(K: Tensor) -> NDArray[Any]:
+    """On the host. From a GPU through page-locked memory, which its copy engine fills while another stream computes."""
+    if K.device.type != "cuda":
+        here: NDArray[Any] = K.numpy()
+        return here
+    host = torch().empty(K.shape, dtype=K.dtype, pin_memory=True)
+    host.copy_(K, non_blocking=True)
+    torch().cuda.current_stream(K.device).synchronize()
+    there: NDArray[Any] = host.numpy()
+    return there
+
+
 def current(place: Any) -> contextlib.AbstractContextManager[Any]:
     """Launches inside go to this device."""
     if place.type != "cuda":
