@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ from kernreg.architecture import PRESETS, Architecture
 from kernreg.errors import KernregError
 from kernreg.layers import PADDINGS
 from kernreg.symmetry import NAMES
+
+if TYPE_CHECKING:
+    from kernreg.sharing import Member
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +30,16 @@ def byte_size(text: str) -> int:
 
     try:
         return parse_bytes(text)
+    except KernregError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def member(text: str) -> Member:
+    """3/8, or slurm, as a member of a shared run."""
+    from kernreg.sharing import Member
+
+    try:
+        return Member.parse(text, os.environ)
     except KernregError as error:
         raise click.BadParameter(str(error)) from None
 

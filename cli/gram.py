@@ -14,6 +14,7 @@ from kernreg.cli.arguments import (
     as_json,
     byte_size,
     data_dir,
+    member,
     setting,
     threads,
     transform_options,
@@ -70,6 +71,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for the store, which is named after its settings; or a store, NAME.gram.",
 )
+@click.option(
+    "--member",
+    type=member,
+    metavar="I/N|slurm",
+    help="One of N processes, on any hosts, that fill the store together: docs/cluster.md.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @as_json
 def command(**given: Any) -> None:
@@ -83,6 +90,7 @@ def command(**given: Any) -> None:
     kernreg gram --arch gap --data digits --kernel both
     kernreg gram --arch vec --data digits --transform rotation --transform-seed 0
     kernreg gram --architecture net.json --data my.npz --memory 4GiB --dry-run
+    kernreg gram --arch gap --n 50000 --member 3/8        the third of eight processes, see also kernreg submit
     """
     from kernreg.cli.info import describe
     from kernreg.cli.output import echo_json, seconds_text
@@ -90,14 +98,12 @@ def command(**given: Any) -> None:
     from kernreg.store import GramStore
 
     architecture = architecture_from(given)
-    dataset, stand_in = _load(given)
-    path = given["out"]
-    if path.suffix != ".gram":
-        path = path / store_name(dataset, architecture, given["kernel"], given["dtype"])
+    dataset, stand_in = load_data(given, given["dry_run"])
+    path = store_path(given, dataset, architecture)
     facts = _plan(dataset, architecture, path, given)
     if not given["as_json"]:
         _print_plan(facts)
-    facts["seconds"] = _seconds(dataset, architecture, facts)
+    facts["seconds"] = 0.0 if given["member"] else _seconds(dataset, architecture, facts)
     if not given["as_json"] and facts["seconds"]:
         click.echo(f"about {seconds_text(facts['seconds'])} from the start")
         if stand_in:
@@ -112,12 +118,20 @@ def command(**given: Any) -> None:
         if before["backend"] != facts["backend"]:
             now, then = facts["backend"], before["backend"]
             click.echo(f"from here on by backend {now}, so far by {then}; every tile says its own")
-    settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory")}
+    settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory", "member")}
     store = build(path, dataset, architecture, progress=True, **settings)
     if given["as_json"]:
         echo_json(describe(store))
     else:
         click.echo(f"complete: {store.path}")
+
+
+def store_path(given: dict[str, Any], dataset: Dataset, architecture: Architecture) -> Path:
+    """Where --out puts the store."""
+    out: Path = given["out"]
+    if out.suffix == ".gram":
+        return out
+    return out / store_name(dataset, architecture, given["kernel"], given["dtype"])
 
 
 def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype: str) -> str:
@@ -132,12 +146,12 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype:
     return "-".join((*parts, digest)) + ".gram"
 
 
-def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:
+def load_data(given: dict[str, Any], dry_run: bool) -> tuple[Dataset, bool]:
     """The data set asked for, fetched if nothing was said and it is not here; or a stand-in for a dry run."""
     from kernreg.data import describe, load
     from kernreg.data.fetch import fetch
 
-    name, data_dir, dry_run = given["data"], given["data_dir"], given["dry_run"]
+    name, data_dir = given["data"], given["data_dir"]
     wanted = {key: given[key] for key in ("n", "test", "seed", "normalise")}
     moved = {key: given[key] for key in ("transform", "transform_seed", "patch")}
     settings = dict(given["settings"])

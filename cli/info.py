@@ -44,6 +44,7 @@ def command(gram: Path, as_json: bool) -> None:
         **({"transform": transform_text(data["transform"])} if "transform" in data else {}),
         "rows": f"{facts['n']} train, {facts['t']} test",
         "tiles": f"{facts['tiles_done']} of {facts['tiles']} done; {state}",
+        **({"in hand": f"of members {_at_work(facts['in_hand'])}"} if facts["in_hand"] else {}),
         "size": f"{show_bytes(facts['bytes'])} on disk",
         "made": f"{facts['created']} by " + ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
     }
@@ -54,6 +55,8 @@ def command(gram: Path, as_json: bool) -> None:
 
 def describe(store: GramStore) -> dict[str, Any]:
     """Everything about a store but its numbers, JSON-able."""
+    from kernreg.claims import holders
+
     places = store.shards.needed(store.n, store.t, store.n)
     tiles, missing = len(places), store.missing()
     made_by = Counter(_made_by(store, place) for place in set(places) - set(missing))
@@ -67,10 +70,24 @@ def describe(store: GramStore) -> dict[str, Any]:
         "tiles_done": tiles - len(missing),
         "tiles_by_backend": dict(sorted(made_by.items())),
         "complete": not missing,
-        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "bytes": _bytes(store.path),
+        "in_hand": holders(store.path),
         "created": store.created,
         "versions": dict(store.versions),
     }
+
+
+def _bytes(folder: Path) -> int:
+    """Of the main file and the tiles, while others may write."""
+    from kernreg.gramfile import MAIN, TILES
+
+    return sum(path.stat().st_size for path in (folder / MAIN, *(folder / TILES).glob("*.h5")))
+
+
+def _at_work(claims: list[dict[str, Any]]) -> str:
+    """Which members have how many tiles in hand."""
+    counts = Counter(f"{claim.get('member')} on {claim.get('host')}" for claim in claims)
+    return ", ".join(f"{who} ({count} tiles)" for who, count in sorted(counts.items()))
 
 
 def _made_by(store: GramStore, place: Place) -> str:

@@ -10,6 +10,7 @@ import click
 
 from kernreg import __version__
 from kernreg.errors import KernregError
+from kernreg.progress import TimeIsUp
 
 COMMANDS = (
     "gram",
@@ -18,6 +19,7 @@ COMMANDS = (
     "solve",
     "predict",
     "study",
+    "submit",
     "info",
     "verify",
     "symmetry",
@@ -41,6 +43,12 @@ class Interrupted(Failure):
     exit_code = 130
 
 
+class Again(Failure):
+    """Stopped ahead of a time limit: EX_TEMPFAIL of sysexits.h, upon which a batch script starts the command again."""
+
+    exit_code = 75
+
+
 class Commands(click.Group):
     """Commands imported by name; failures of the library turned into `Failure`."""
 
@@ -58,6 +66,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (KernregError, NotImplementedError) as error:
             raise Failure(str(error)) from error
+        except TimeIsUp:
+            raise Again(
+                "stopped ahead of the time limit; finished tiles are kept, the same command goes on"
+            ) from None
         except KeyboardInterrupt:
             raise Interrupted("interrupted; finished tiles are kept, the same command goes on") from None
         except MemoryError:

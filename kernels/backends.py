@@ -127,7 +127,8 @@ def covers(backend: str, architecture: Architecture, shape: tuple[int, ...]) -> 
             f"architecture {architecture.name or architecture.digest!r} needs images (n, H, W, C), not vectors of {shape[0]} "
             "numbers: reshape them, or use --arch fcn"
         )
-    _module(resolve(backend, architecture, shape)).covers(architecture, shape)
+    name = backend if backend in MODULES else resolve(backend, architecture, shape)
+    _module(name).covers(architecture, shape)
 
 
 def updates(architecture: Architecture, shape: tuple[int, ...]) -> int:

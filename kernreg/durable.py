@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from kernreg.errors import KernregError
 
 PARTIAL = ".partial"
+_HOLDER_BYTES = 256  # of one size, so that members who write at once write the same
 
 
 def replace(path: Path, write: Callable[[Path], None]) -> None:
@@ -35,6 +37,31 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
         raise refusal(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def create(path: Path, write: Callable[[Path], None]) -> bool:
+    """As `replace`, but of several processes on any hosts that create `path` at once one does; False for the others.
+
+    Raises:
+        KernregError: as `replace`, or the file system has no hard links, by which the first one is told.
+    """
+    mine = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new{PARTIAL}")
+    replace(mine, write)
+    try:
+        os.link(mine, path)
+        sync(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise KernregError(
+                f"the file system of {path.parent} has no hard links, so members cannot tell who was first: start one "
+                "`kernreg gram` without --member, end it (Ctrl-C) once it computes, and then the members"
+            ) from error
+        raise refusal(error, path) from error
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
 
 
 def sweep(*folders: Path) -> None:
@@ -76,43 +103,64 @@ def refusal(error: OSError | RuntimeError, path: Path) -> KernregError:
     return KernregError(f"cannot write {path}: {reason}; finished tiles are kept: run the same command again")
 
 
-class Lock:
-    """The right to write in a folder: flock on `folder/lock`, which the kernel frees when its holder dies."""
+class Busy(KernregError):
+    """Another process writes there."""
 
-    def __init__(self, folder: Path, option: str = "--out") -> None:
-        """Take the lock; `option` is the one that chooses another folder.
+
+class Lock:
+    """The right to write in a folder: flock on `folder/lock`, which the kernel frees when its holder dies.
+
+    A shared one keeps a single writer out, and a single writer keeps it out, as far as the file system tells: where it has no
+    locks, or keeps them to each host, a shared one is granted and proves nothing.
+    """
+
+    def __init__(self, folder: Path, option: str = "--out", shared: bool = False) -> None:
+        """Take the lock, alone or among members that share it; `option` is the one that chooses another folder.
 
         Raises:
-            KernregError: another process holds it (named with pid and host), or the folder cannot be written.
+            Busy: another process holds it (named with pid and host).
+            KernregError: the folder cannot be written, or has no locks.
         """
-        path = folder / "lock"
+        self.shared, path = shared, folder / "lock"
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise refusal(error, path) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._descriptor, 4096, 0)
             os.close(self._descriptor)
-            raise KernregError(
+            raise Busy(
                 f"{folder} is being written by {_describe(holder)}; "
                 f"wait for it to end, or choose another folder ({option})"
             ) from None
         except OSError as error:
+            if shared:
+                self.release()
+                return
             os.close(self._descriptor)
             raise KernregError(
                 f"the file system of {folder} has no file locks ({error.strerror}); "
                 f"choose a folder on another one ({option})"
             ) from error
+        who = {"members": True} if shared else {"pid": os.getpid(), "host": socket.gethostname()}
         try:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(
-                self._descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
-            )
+            os.pwrite(self._descriptor, json.dumps(who).encode().ljust(_HOLDER_BYTES), 0)
         except OSError as error:
             self.release()
             raise refusal(error, path) from error
+
+    def alone(self) -> bool:
+        """Make a shared lock one of its own; False, and it stays as it was, if others share it or that cannot be known."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (OSError, ValueError):
+            if self._descriptor >= 0:
+                with contextlib.suppress(OSError):  # a conversion that fails has given the old lock up
+                    fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        return True
 
     def release(self) -> None:
         """Give the lock back; twice does no harm."""
@@ -124,6 +172,8 @@ class Lock:
 def _describe(holder: bytes) -> str:
     try:
         who = json.loads(holder)
+        if "members" in who:
+            return "members that fill it together"
         return f"process {who['pid']} on {who['host']}"
     except (ValueError, KeyError, TypeError):
         return "another process"

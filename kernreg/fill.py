@@ -19,26 +19,32 @@ from kernreg.plan import HOST, Workers, disk_bytes, show_bytes
 from kernreg.progress import Interruption, Meter, Progress
 from kernreg.provenance import Array
 from kernreg.shards import Place
+from kernreg.sharing import GRACE_SECONDS, Alone, Member, Share
 from kernreg.store import GramStore
 
 
 def fill(
-    store: GramStore, x_train: Array, x_test: Array | None = None, progress: bool | Progress = False
+    store: GramStore,
+    x_train: Array,
+    x_test: Array | None = None,
+    progress: bool | Progress = False,
+    member: Member | None = None,
 ) -> None:
     """Compute the tiles that a store lacks, and commit each while the next ones are computed: kill it and call it again.
 
     All GPUs of the machine take part if the store's backend has some. The first SIGINT or SIGTERM ends it once the tiles
-    in hand are committed, the second at once; finished tiles are kept.
+    in hand are committed, the second at once; finished tiles are kept. SIGUSR1, ahead of a time limit, is such a signal.
 
     Args:
-        store: open for writing.
+        store: open for writing; by a member, open to be shared.
         x_train, x_test: (n, …) and (t, …), the rows that the store was made of.
         progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
+        member: one of several processes that fill the store, which see `kernreg.sharing`.
 
     Raises:
         KernregError: other rows than the store's, a damaged tile, not enough disk, or the disk refuses; the backend is
             not on this machine.
-        KeyboardInterrupt: SIGINT or SIGTERM.
+        KeyboardInterrupt: SIGINT, SIGTERM or, as `TimeIsUp`, SIGUSR1.
     """
     x_test = x_train[:0] if x_test is None else x_test
     if len(x_train) < store.n or len(x_test) < store.t:
@@ -61,18 +67,31 @@ def fill(
         with np.errstate(all="ignore"):  # `write` refuses what is not finite, with a remedy
             return backends.compute(x, z, store.architecture, kernel, store.backend, store.dtype)
 
-    with Meter(done, total, progress) as meter, Interruption(meter.note) as interruption:
-        threads = lanes(store.backend) if missing else []
-        pipeline = Pipeline(
-            compute,
-            lambda place, block: store.write(*place, block),
-            threads,
-            writers=len(threads),
-            stopping=lambda: interruption.requested,
-        )
-        pipeline.run(missing, lambda place: meter.advance(place[1].pairs))
+    grace = None if member is None else GRACE_SECONDS
+    with Meter(done, total, progress) as meter, Interruption(meter.note, grace) as interruption:
+
+        def stopping() -> bool:
+            return interruption.requested
+
+        note = meter.note
+        tiles: Alone | Share = Alone(missing) if member is None else Share(store, member, stopping, note)
+
+        def done(place: Place) -> None:
+            meter.advance(place[1].pairs)
+            meter.skip(tiles.by_others())
+
+        with tiles:
+            threads = lanes(store.backend) if missing else []
+            pipeline = Pipeline(
+                compute,
+                lambda place, block: tiles.commit(place, lambda: store.write(*place, block)),
+                threads,
+                writers=len(threads),
+                stopping=stopping,
+            )
+            pipeline.run(tiles, done)
         if interruption.requested:
-            raise KeyboardInterrupt
+            raise interruption.error
 
 
 def backend_for(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, overload
 
@@ -14,9 +15,10 @@ from kernreg.errors import KernregError
 from kernreg.fill import backend_for
 from kernreg.fill import fill as fill
 from kernreg.kernels import backends
-from kernreg.plan import kernels_of, memory_bytes, parse_bytes, plan, require_memory
+from kernreg.plan import Workers, kernels_of, memory_bytes, parse_bytes, plan, require_memory
 from kernreg.progress import Progress
 from kernreg.provenance import Array, Arrays
+from kernreg.sharing import Member, open_shared
 from kernreg.store import GramStore
 from kernreg.tiles import TileGrid
 
@@ -131,6 +133,7 @@ def build(
     dtype: str = "float64",
     memory: int | str | None = None,
     progress: bool | Progress = False,
+    member: Member | None = None,
 ) -> GramStore:
     """The Gram of a data set on disk: created, resumed or extended, whichever is needed.
 
@@ -145,6 +148,8 @@ def build(
             and another one, named, goes on with it: each tile says by which it was computed.
         memory: most bytes that the process may use, or "4GiB"; None sets no bound.
         progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
+        member: this process is one of several, on any hosts, that were given the same data set and settings and fill the
+            store together, see `kernreg.sharing`; whichever is first creates it.
 
     Returns:
         The store, complete, open for reading.
@@ -152,46 +157,77 @@ def build(
     Raises:
         KernregError: the store there was made with other settings or rows, by field; another process
             writes it; memory or disk do not suffice; its backend is not on this machine.
-        KeyboardInterrupt: SIGINT or SIGTERM; finished tiles are kept.
+        KeyboardInterrupt: SIGINT, SIGTERM or, as `TimeIsUp`, SIGUSR1; finished tiles are kept.
     """
+    arrays, folder = _arrays(dataset), Path(path)
     n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
-    name, workers = backend_for(path, backend, architecture, shape, n, t)
     x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
-    cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers)
-    arrays = _arrays(dataset)
     settings: dict[str, Any] = {
         "architecture": architecture,
         "kernels": kernels_of(kernel),
         "dtype": dtype,
         "provenance": dataset.provenance,
     }
-    folder = Path(path)
+
+    def cut() -> tuple[str, Workers, int]:
+        name, workers = backend_for(folder, backend, architecture, shape, n, t)
+        tile = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers).tile
+        return name, workers, tile
+
     if not (folder / gramfile.MAIN).exists():
-        with GramStore.create(folder, backend=name, tile=cut.tile, **settings, **arrays) as store:
-            fill(store, dataset.x_train, dataset.x_test, progress)
-        return GramStore.open(folder)
+        name, _, tile = cut()
+        shared = member is not None
+        with GramStore.create(folder, backend=name, tile=tile, shared=shared, **settings, **arrays) as store:
+            if not shared:
+                fill(store, dataset.x_train, dataset.x_test, progress)
+                return GramStore.open(folder)
+    name, workers, tile = cut()
     settings["input_shape"] = shape
-    store = GramStore.open(folder, **settings)
-    store.require_rows(**arrays)
-    if n <= store.n and t <= store.t and not store.missing(n, t):
+    store = resumable(folder, dataset, settings)
+    if _holds(store, n, t):
         return store
-    if n < store.n or t < store.t:
+    if memory is not None:
+        widest = max(max(tile.shape) for tile in store.grids["train"])
+        needed = memory_bytes(widest, x_bytes, shape, architecture, kernel, dtype, workers)
+        require_memory(needed, parse_bytes(memory))
+
+    def prepare(store: GramStore) -> None:
+        if name != store.backend:
+            store.compute_by(name)
+        if (n, t) != (store.n, store.t):
+            store.extend(tile=tile, provenance=dataset.provenance, **arrays)
+
+    if member is None:
+        with GramStore.open(folder, writer=True, **settings) as store:
+            prepare(store)
+            fill(store, dataset.x_train, dataset.x_test, progress)
+    else:
+        ready = {**settings, "backend": name}
+        with open_shared(folder, n, t, ready, prepare) as store:
+            fill(store, dataset.x_train, dataset.x_test, progress, member)
+    return GramStore.open(folder)
+
+
+def resumable(folder: Path, dataset: HasRows, settings: Mapping[str, Any]) -> GramStore:
+    """The store in a folder, for reading, once `build` can go on with it, or extend it, for these rows and settings.
+
+    Raises:
+        KernregError: other settings or rows, by field; it was begun with more rows and is not complete for these.
+    """
+    n, t = len(dataset.x_train), len(dataset.x_test)
+    store = GramStore.open(folder, **settings)
+    store.require_rows(**_arrays(dataset))
+    if (n < store.n or t < store.t) and not _holds(store, n, t):
         raise KernregError(
             f"{folder} was begun with {store.n} train and {store.t} test rows, {n} and {t} are asked for, "
             f"and tiles for them are missing: use --n {max(n, store.n)} --test {max(t, store.t)}, "
             "or another folder (--out)"
         )
-    with GramStore.open(folder, writer=True, **settings) as store:
-        if memory is not None:
-            widest = max(max(tile.shape) for tile in store.grids["train"])
-            needed = memory_bytes(widest, x_bytes, shape, architecture, kernel, dtype, workers)
-            require_memory(needed, parse_bytes(memory))
-        if name != store.backend:
-            store.compute_by(name)
-        if (n, t) != (store.n, store.t):
-            store.extend(tile=cut.tile, provenance=dataset.provenance, **arrays)
-        fill(store, dataset.x_train, dataset.x_test, progress)
-    return GramStore.open(folder)
+    return store
+
+
+def _holds(store: GramStore, n: int, t: int) -> bool:
+    return n <= store.n and t <= store.t and not store.missing(n, t)
 
 
 def _arrays(dataset: HasRows) -> Arrays:

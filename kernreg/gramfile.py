@@ -9,6 +9,7 @@ import datetime
 import errno
 import io
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from kernreg.durable import replace
+from kernreg.durable import create, replace
 from kernreg.errors import KernregError
 from kernreg.provenance import Array, Rows, Settings, checksum, versions
 from kernreg.seal import USER_BLOCK, Unsealed, open_image, read_seal, require_body, seal
@@ -69,13 +70,26 @@ class Contents:
     created: str
 
 
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """Of a store that is named by its folder or by its main file."""
+    given = Path(path)
+    return given.parent if given.name == MAIN and not given.is_dir() else given
+
+
 def shard_name(part: str, tile: Tile) -> str:
     """File name of a tile of K(train, train) or K(test, train)."""
     return f"{part}-{tile.row_block:05d}-{tile.column_block:05d}.h5"
 
 
-def write_main(folder: Path, contents: Contents) -> None:
-    """Write or replace the main file, atomically.
+def begin(settings: Settings, rows: Mapping[str, Rows], tile: int) -> Contents:
+    """What the main file of a new store says."""
+    train = TileGrid.triangle(len(rows["train"]), tile)
+    test = TileGrid((0,), train.row_edges).extend(len(rows["test"]), len(rows["train"]), tile)
+    return Contents(settings, rows, {"train": train, "test": test}, tile, versions(), now())
+
+
+def write_main(folder: Path, contents: Contents, first: bool = False) -> None:
+    """Write or replace the main file, atomically; with `first` one that another process has written meanwhile stays.
 
     Raises:
         KernregError: the disk is full or read-only.
@@ -85,7 +99,7 @@ def write_main(folder: Path, contents: Contents) -> None:
         _write_main(partial, contents)
         seal(partial, {"format": FORMAT, "format_version": FORMAT_VERSION, "file": "main"})
 
-    replace(folder / MAIN, write)
+    (create if first else replace)(folder / MAIN, write)
 
 
 def _write_main(path: Path, contents: Contents) -> None:

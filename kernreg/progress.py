@@ -101,25 +101,49 @@ class Work:
             self._bar.close()
 
 
-class Interruption:
-    """SIGINT and SIGTERM as a flag, so that the tiles in hand are committed; the second one acts at once."""
+class TimeIsUp(KeyboardInterrupt):
+    """SIGUSR1: the time of a batch job is nearly up; the same command goes on."""
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self.requested, self._note = False, note
+
+class Interruption:
+    """SIGINT, SIGTERM and SIGUSR1 as a flag, so that the tiles in hand are committed; the second one acts at once.
+
+    SIGUSR1 is what a batch system is asked to send ahead of a time limit. With a grace, in seconds, SIGTERM waits no longer than
+    that for the tiles in hand, since a scheduler kills soon after it, and a second SIGTERM changes nothing.
+    """
+
+    def __init__(self, note: Callable[[str], None], grace: float | None = None) -> None:
+        self.requested, self._note, self._grace = False, note, grace
+        self._first = 0
         self._before: dict[int, Any] = {}
+
+    @property
+    def error(self) -> KeyboardInterrupt:
+        """What tells the caller of an interruption."""
+        return TimeIsUp() if self._first == signal.SIGUSR1 else KeyboardInterrupt()
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            alarm = () if self._grace is None else (signal.SIGALRM,)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *alarm):
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if signal.SIGALRM in self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        self._note("stopping after the tiles in hand; once more stops at once")
+        if not self.requested:
+            self.requested, self._first = True, number
+            self._note("stopping after the tiles in hand; once more stops at once")
+        elif self._grace is None or number in (signal.SIGINT, signal.SIGALRM):
+            raise self.error
+        if (
+            number == signal.SIGTERM
+            and self._grace is not None
+            and not signal.getitimer(signal.ITIMER_REAL)[0]
+        ):
+            signal.setitimer(signal.ITIMER_REAL, self._grace)

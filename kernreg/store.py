@@ -17,7 +17,8 @@ from numpy.typing import DTypeLike
 
 from kernreg import gramfile
 from kernreg.architecture import Architecture
-from kernreg.durable import Lock, refusal, sweep, sync
+from kernreg.claims import tidy
+from kernreg.durable import Lock, refusal, sync
 from kernreg.errors import KernregError
 from kernreg.provenance import (
     Array,
@@ -80,6 +81,7 @@ class GramStore:
         backend: str,
         tile: int,
         provenance: Mapping[str, Any] | None = None,
+        shared: bool = False,
         **arrays: Unpack[Arrays],
     ) -> GramStore:
         """A new store without tiles, open for writing; `kernreg.gram.fill` computes them.
@@ -88,55 +90,59 @@ class GramStore:
             path: folder to make; what a killed `create` left there is taken over.
             architecture, kernels, dtype, backend, provenance: see `Settings`.
             tile: rows of a tile.
+            shared: several processes create and fill it together: the first one's is taken.
             arrays: x_train, y_train and the others of `Arrays`; of x only hashes are kept.
 
         Raises:
             KernregError: a store is there, another process writes it, arrays do not fit, or the disk refuses.
         """
-        folder = _folder(path)
+        folder = gramfile.folder_of(path)
         shape, rows = all_rows(arrays)
         settings = Settings(architecture, tuple(kernels), dtype, backend, shape, as_json(provenance or {}))
-        train = TileGrid.triangle(len(rows["train"]), tile)
-        test = TileGrid((0,), train.row_edges).extend(len(rows["test"]), len(rows["train"]), tile)
-        grids = {"train": train, "test": test}
-        contents = gramfile.Contents(settings, rows, grids, tile, versions(), gramfile.now())
+        contents = gramfile.begin(settings, rows, tile)
         try:
             (folder / gramfile.TILES).mkdir(parents=True, exist_ok=True)
             sync(folder.parent)
         except OSError as error:
             raise refusal(error, folder) from error
-        lock = Lock(folder)
+        lock = Lock(folder, shared=shared)
         try:
+            if shared:
+                gramfile.write_main(folder, contents, first=True)
+                return cls(folder, gramfile.read_main(folder), lock)
             if (folder / gramfile.MAIN).exists():
                 raise KernregError(
                     f"{folder} holds a store already; open it, or choose another folder (--out)"
                 )
-            sweep(folder, folder / gramfile.TILES)
+            tidy(folder)
             gramfile.write_main(folder, contents)
+            return cls(folder, contents, lock)
         except BaseException:
             lock.release()
             raise
-        return cls(folder, contents, lock)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], writer: bool = False, **expected: Any) -> GramStore:
+    def open(
+        cls, path: str | os.PathLike[str], writer: bool = False, shared: bool = False, **expected: Any
+    ) -> GramStore:
         """An existing store, by its folder or its gram.h5.
 
         Args:
             path: the folder NAME.gram.
             writer: take the writer's lock; readers take none and are never blocked.
+            shared: share it with other members, who write tiles and nothing else.
             expected: fields of `Settings` that must be as given: architecture, kernels, dtype, backend, ….
 
         Raises:
             KernregError: no store there, damaged, of another format; a field differs from `expected`, by
                 name; another process writes it (writer only).
         """
-        folder = _folder(path)
+        folder = gramfile.folder_of(path)
         gramfile.read_main(folder).settings.require_equal(expected, str(folder))
-        lock = Lock(folder) if writer else None
+        lock = Lock(folder, shared=shared) if writer or shared else None
         try:
-            if lock:
-                sweep(folder, folder / gramfile.TILES)
+            if writer:
+                tidy(folder)
             return cls(folder, gramfile.read_main(folder), lock)
         except BaseException:
             if lock:
@@ -245,7 +251,7 @@ class GramStore:
 
     def write(self, part: str, tile: Tile, values: Mapping[str, Array]) -> None:
         """Commit a tile, see `Shards.write`. Raises KernregError when not open for writing."""
-        self._require_writer()
+        self._require_writer(shared=True)
         self.shards.write(part, tile, values)
 
     def drop(self, part: str, tile: Tile) -> None:
@@ -271,6 +277,10 @@ class GramStore:
         for part, x in (("train", x_train), ("test", x_test)):
             require_hashes(self._contents.rows[part].hashes, row_hashes(x), part, str(self.path))
 
+    def alone(self) -> bool:
+        """Whether no other process can be writing, from now until `close`."""
+        return self._lock is not None and self._lock.alone()
+
     def close(self) -> None:
         """Give the writer's lock back; reading goes on to work."""
         if self._lock:
@@ -287,8 +297,8 @@ class GramStore:
         what = f"{self.architecture.name or 'network'} {'+'.join(self.kernels)} {self.dtype}"
         return f"GramStore({str(self.path)!r}: {what}, n={self.n}, t={self.t})"
 
-    def _require_writer(self) -> None:
-        if self._lock is None:
+    def _require_writer(self, shared: bool = False) -> None:
+        if self._lock is None or (self._lock.shared and not shared):
             raise KernregError(f"{self.path} is open for reading only; use GramStore.open(path, writer=True)")
 
     def require(self, kernel: str, n: int, t: int, columns: int) -> list[Place]:
@@ -318,8 +328,3 @@ class GramStore:
                 f"{name}={value} rows are asked for, the store holds {stored}; use {name} ≤ {stored}"
             )
         return int(value)
-
-
-def _folder(path: str | os.PathLike[str]) -> Path:
-    given = Path(path)
-    return given.parent if given.name == gramfile.MAIN and not given.is_dir() else given

@@ -1,10 +1,11 @@
-"""What every test shares: the skipping of GPU tests, and saying so."""
+"""What every test shares: the skipping of GPU tests, and saying so; a real Slurm, where it can be had."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from slurm_machine import slurm as slurm
 
 GPU = any(Path("/dev").glob("nvidia[0-9]*"))
 gpu_tests = pytest.StashKey[int]()
