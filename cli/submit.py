@@ -154,7 +154,7 @@ def _checked_fit(after: str, store: Path, memory: str | None) -> list[str]:
     from kernreg.cli import fit as cli_fit
 
     try:
-        name, *options = shlex.split(after)
+        name, *options = shlex.split(after) or [""]
     except ValueError as error:
         raise click.UsageError(f"--after {after!r}: {error}") from None
     if name != "fit":

@@ -17,7 +17,7 @@ CHILD = """
 import sys, time
 import numpy as np
 import kernreg.plan
-from kernreg import claims, sharing
+from kernreg import claims, fill, sharing
 from kernreg.architecture import Architecture
 from kernreg.data.dataset import Dataset
 from kernreg.gram import build
@@ -27,7 +27,7 @@ from kernreg.sharing import Member
 path, member, n, seconds, tile, patience = sys.argv[1:]
 kernreg.plan.SMALLEST = kernreg.plan.LARGEST = int(tile)
 kernreg.plan.MOST_SHARDS = 10**6
-claims.HEARTBEAT_SECONDS, sharing.POLL_SECONDS = 0.1, 0.05
+claims.HEARTBEAT_SECONDS, sharing.POLL_SECONDS, fill.GRACE_SECONDS = 0.1, 0.05, 1.0
 claims.PATIENCE_SECONDS = float(patience)
 n, t = int(n), 20
 x = np.random.default_rng(0).normal(size=(1000, 4, 4, 1))

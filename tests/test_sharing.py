@@ -183,16 +183,14 @@ def test_a_member_told_to_stop_leaves_no_claim_and_no_half_tile(
 
 def test_after_sigterm_a_long_tile_is_abandoned_in_time(tmp_path: Path) -> None:
     path = tmp_path / "shared.gram"
-    code = child(path, "1/1", seconds=0.0)
-    ended(code)
+    ended(child(path, "1/1"))
     for tile in path.glob("tiles/test-*"):
         tile.unlink()
-    slow = child(path, "1/1", seconds=600.0, patience=60.0)
+    slow = child(path, "1/1", seconds=600.0)
     wait(lambda: claimed(path))
     slow.terminate()
-    slow.terminate()
-    status = slow.wait(timeout=sharing.GRACE_SECONDS + 20)
-    assert status != 0
+    slow.terminate()  # as Slurm may send it, to the step and through srun
+    assert ended(slow)[0] != 0
     assert claimed(path) == []
     assert not list(path.rglob("*.partial"))
 
@@ -225,7 +223,7 @@ def test_the_command_takes_a_member_and_goes_on_to_more_rows(tmp_path: Path) -> 
 
 
 def test_a_time_limit_is_a_status_of_its_own(tmp_path: Path) -> None:
-    options = ("--arch", "gap", "--depth", "1", "--n", "300", "--test", "0", "--backend", "reference")
+    options = ("--arch", "gap", "--depth", "1", "--n", "60", "--test", "0", "--backend", "reference")
     command = ["gram", "--data", "digits", *options, "--out", str(tmp_path / "a.gram"), "--member", "1/1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "kernreg", *command], stderr=subprocess.PIPE, text=True, env=environment()
