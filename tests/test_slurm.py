@@ -19,23 +19,11 @@ import kernreg
 from kernreg.architecture import Architecture
 from kernreg.plan import memory_bytes
 
-N, T, TILE = 448, 64, 64
-GRAM = (
-    "--arch",
-    "gap",
-    "--depth",
-    "10",
-    "--data",
-    "digits",
-    "--n",
-    str(N),
-    "--test",
-    str(T),
-    "--backend",
-    "cpu",
-)
+N, T, TILE, DEPTH = 448, 64, 64, 3
+NETWORK = ("--arch", "gap", "--depth", str(DEPTH), "--backend", "cpu")
+GRAM = (*NETWORK, "--data", "digits", "--n", str(N), "--test", str(T))
 TILES = 28 + 7
-SECONDS = 120
+SECONDS = 240  # a busy machine takes long
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +31,7 @@ def memory() -> str:
     """What allows tiles of `TILE` rows and no larger ones."""
     digits = kernreg.load("digits", n=N, test=T)
     x_bytes = digits.x_train.nbytes + digits.x_test.nbytes
-    return str(memory_bytes(TILE, x_bytes, (8, 8, 1), Architecture.gap(depth=10), "ntk", "float32"))
+    return str(memory_bytes(TILE, x_bytes, (8, 8, 1), Architecture.gap(depth=DEPTH), "ntk", "float32"))
 
 
 @pytest.fixture(scope="module")
