@@ -76,7 +76,7 @@ def fill(
         note = meter.note
         tiles: Alone | Share = Alone(missing) if member is None else Share(store, member, stopping, note)
 
-        def done(place: Place) -> None:
+        def committed(place: Place) -> None:
             meter.advance(place[1].pairs)
             meter.skip(tiles.by_others())
 
@@ -89,7 +89,7 @@ def fill(
                 writers=len(threads),
                 stopping=stopping,
             )
-            pipeline.run(tiles, done)
+            pipeline.run(tiles, committed)
         if interruption.requested:
             raise interruption.error
 
