@@ -120,11 +120,12 @@ def gram_script(options: Sequence[str], members: int, resources: Resources, fold
         f"cd {quote(str(folder))} || exit 1\n"
         f"{join(command)}\n"
         "status=$?\n"
-        "# 75: stopped ahead of the time limit, with all that was computed committed. 137: killed, as for want of memory.\n"
-        'if [ "$status" -eq 75 ] ||\n'
-        f'  {{ [ "$status" -eq 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {KILLED_AT_MOST} ]; }}; then\n'
-        '  scontrol requeue "$SLURM_JOB_ID"\n'
-        "fi\n"
+        "# 75: stopped ahead of the time limit, with all that was computed committed. Else it was killed, as for want of memory\n"
+        "# (137), or told of the limit before it had begun (138).\n"
+        "case $status in\n"
+        '  75) scontrol requeue "$SLURM_JOB_ID" ;;\n'
+        f'  137 | 138) [ "${{SLURM_RESTART_COUNT:-0}}" -ge {KILLED_AT_MOST} ] || scontrol requeue "$SLURM_JOB_ID" ;;\n'
+        "esac\n"
         'exit "$status"\n'
     )
 

@@ -93,6 +93,8 @@ def test_the_shell_starts_what_was_typed(tmp_path: Path, here: Path) -> None:
         (137, "", True),
         (137, "2", True),
         (137, "3", False),
+        (138, "", True),
+        (138, "3", False),
     ],
 )
 def test_what_is_queued_again(tmp_path: Path, here: Path, status: int, restarts: str, again: bool) -> None:

@@ -142,6 +142,13 @@ def test_members_that_are_cancelled_or_queued_again_cost_nothing(
     assert sorted(path.name for path in store.iterdir()) == ["gram.h5", "lock", "tiles"]
 
 
+def test_every_node_of_a_job_is_a_member(slurm: Slurm, folder: Path) -> None:
+    store, (gram,) = submitted(slurm, folder, "--n", "70", "--test", "9", "--array", "1", "--nodes", "2")
+    all_completed(slurm, gram)
+    assert log(store, f"{gram}_1").count("complete: ") == 2
+    assert tiles(store) == 2
+
+
 def test_members_that_cannot_compute_say_why_and_what_follows_is_dropped(slurm: Slurm, folder: Path) -> None:
     x = np.random.default_rng(0).normal(size=(N + T, 8, 8, 1))
     np.savez(folder / "mine.npz", X=x, y=np.arange(N + T) % 2)
