@@ -114,19 +114,23 @@ def gram_script(options: Sequence[str], members: int, resources: Resources, fold
     if resources.cpus is not None:
         step.append(f"--cpus-per-task={resources.cpus}")
     command = [*step, *_kernreg("gram", *options, *_threads(options, resources)), "--member", "slurm"]
-    return _script(directives) + (
-        "# Members fill one Gram matrix together, each its part, then what others left. Started again, whole or in part\n"
-        "# (sbatch --array=2,5 on this file), they go on where they were.\n"
-        f"cd {quote(str(folder))} || exit 1\n"
-        f"{join(command)}\n"
-        "status=$?\n"
-        "# 75: stopped ahead of the time limit, with all that was computed committed. Else it was killed, as for want of memory\n"
-        "# (137), or told of the limit before it had begun (138).\n"
-        "case $status in\n"
-        '  75) scontrol requeue "$SLURM_JOB_ID" ;;\n'
-        f'  137 | 138) [ "${{SLURM_RESTART_COUNT:-0}}" -ge {KILLED_AT_MOST} ] || scontrol requeue "$SLURM_JOB_ID" ;;\n'
-        "esac\n"
-        'exit "$status"\n'
+    return (
+        _script(directives)
+        + (
+            "# Members fill one Gram matrix together, each its part, then what others left. Started again, whole or in part\n"
+            "# (sbatch --array=2,5 on this file), they go on where they were.\n"
+            f"cd {quote(str(folder))} || exit 1\n"
+            f"{join(command)}\n"
+            "status=$?\n"
+            "# 75: stopped ahead of the time limit, with all that was computed committed. Else it was killed, as for want of memory\n"
+            "# (137), or told of the limit before it had begun (138).\n"
+            'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"\n'  # the job number of the last task names the whole array
+            "case $status in\n"
+            '  75) scontrol requeue "$task" ;;\n'
+            f'  137 | 138) [ "${{SLURM_RESTART_COUNT:-0}}" -ge {KILLED_AT_MOST} ] || scontrol requeue "$task" ;;\n'
+            "esac\n"
+            'exit "$status"\n'
+        )
     )
 
 

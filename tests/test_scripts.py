@@ -14,6 +14,7 @@ from kernreg.errors import KernregError
 from kernreg.slurm import Resources, fit_script, gram_script, seconds
 
 AWKWARD = 'it\'s a "folder" with $HOME, `date`, %A, #SBATCH & ünïcode\\'
+TASK = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
 # srun as a script sees it: it leaves its own options, and says what it was asked to start.
 SRUN = """\
 #!/bin/sh
@@ -49,7 +50,7 @@ def started(script: str, folder: Path, status: int, **variables: str) -> tuple[i
         **os.environ,
         "STATUS": str(status),
         "RECORD": str(record),
-        "SLURM_JOB_ID": "7",
+        **TASK,
         **variables,
     }
     done = subprocess.run(
@@ -104,7 +105,7 @@ def test_what_is_queued_again(tmp_path: Path, here: Path, status: int, restarts:
     asked = tmp_path / "record.scontrol"
     assert asked.exists() == again
     if again:
-        assert asked.read_text() == "requeue 7\n"
+        assert asked.read_text() == "requeue 7_3\n"
 
 
 def test_fit_follows_in_the_same_folder(tmp_path: Path) -> None:
