@@ -23,6 +23,21 @@ KILLED_AT_MOST = 3  # times that a killed member is started again
 MEMORY_MARGIN = (
     1.1  # of what kernreg is told to use: its plan is an estimate, and Slurm kills above the limit
 )
+MEMBERS = """\
+# Members fill one Gram matrix together, each its part, then what others left. Started again, whole or in part
+# (sbatch --array=2,5 on this file), they go on where they were."""
+# The job number of an array's last task names the whole array, so a task is named by both its numbers.
+AGAIN = f"""\
+status=$?
+task="${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+# 75: stopped ahead of the time limit, with all that was computed committed. Otherwise it was killed, as for want of
+# memory (137), or told of the limit before it had begun (138).
+case $status in
+  75) scontrol requeue "$task" ;;
+  137 | 138) [ "${{SLURM_RESTART_COUNT:-0}}" -ge {KILLED_AT_MOST} ] || scontrol requeue "$task" ;;
+esac
+exit "$status"
+"""
 _SECONDS = (86400, 3600, 60, 1)
 
 
@@ -114,31 +129,14 @@ def gram_script(options: Sequence[str], members: int, resources: Resources, fold
     if resources.cpus is not None:
         step.append(f"--cpus-per-task={resources.cpus}")
     command = [*step, *_kernreg("gram", *options, *_threads(options, resources)), "--member", "slurm"]
-    return (
-        _script(directives)
-        + (
-            "# Members fill one Gram matrix together, each its part, then what others left. Started again, whole or in part\n"
-            "# (sbatch --array=2,5 on this file), they go on where they were.\n"
-            f"cd {quote(str(folder))} || exit 1\n"
-            f"{join(command)}\n"
-            "status=$?\n"
-            "# 75: stopped ahead of the time limit, with all that was computed committed. Else it was killed, as for want of memory\n"
-            "# (137), or told of the limit before it had begun (138).\n"
-            'task="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"\n'  # the job number of the last task names the whole array
-            "case $status in\n"
-            '  75) scontrol requeue "$task" ;;\n'
-            f'  137 | 138) [ "${{SLURM_RESTART_COUNT:-0}}" -ge {KILLED_AT_MOST} ] || scontrol requeue "$task" ;;\n'
-            "esac\n"
-            'exit "$status"\n'
-        )
-    )
+    return "\n".join([_script(directives), MEMBERS, _cd(folder), join(command), AGAIN])
 
 
 def fit_script(options: Sequence[str], resources: Resources, folder: Path) -> str:
     """The script of the job that follows: `kernreg fit` with these options, as typed in `folder`."""
     directives = [*resources.directives("kernreg-fit", nodes=1), "--output=fit-%j.log"]
     command = _kernreg("fit", *options, *_threads(options, resources))
-    return _script(directives) + f"cd {quote(str(folder))} || exit 1\nexec {join(command)}\n"
+    return "\n".join([_script(directives), _cd(folder), f"exec {join(command)}", ""])
 
 
 def sbatch(script: Path, after: str | None = None) -> str:
@@ -166,7 +164,11 @@ def require_sbatch() -> None:
 
 
 def _script(directives: Sequence[str]) -> str:
-    return "\n".join(["#!/bin/bash", *(f"#SBATCH {directive}" for directive in directives), ""])
+    return "\n".join(["#!/bin/bash", *(f"#SBATCH {directive}" for directive in directives)])
+
+
+def _cd(folder: Path) -> str:
+    return f"cd {quote(str(folder))} || exit 1"
 
 
 def _kernreg(*arguments: str) -> list[str]:
