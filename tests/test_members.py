@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from members import bits, child, claimed, ended, environment, tiles, wait
 from test_claims import foreign
+
+from kernreg.cli.main import main
 
 SECONDS = 0.03  # that a tile takes longer, so that several members meet
 TILES_OF_100 = 28 + 2 * 7  # rows of 100 in tiles of 16, and 20 test rows
@@ -129,19 +132,9 @@ def test_after_sigterm_a_long_tile_is_abandoned_in_time(tmp_path: Path) -> None:
     assert not list(path.rglob("*.partial"))
 
 
-def run_gram(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "kernreg",
-        "gram",
-        "--arch",
-        "fcn",
-        "--data",
-        "digits",
-        *map(str, arguments),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+def run_gram(*arguments: object) -> Result:
+    command = ["gram", "--arch", "fcn", "--data", "digits", *map(str, arguments)]
+    return CliRunner().invoke(main, command)
 
 
 def test_the_command_takes_a_member_and_goes_on_to_more_rows(tmp_path: Path) -> None:
@@ -149,10 +142,10 @@ def test_the_command_takes_a_member_and_goes_on_to_more_rows(tmp_path: Path) -> 
     options = ("--backend", "reference", "--test", 9)
     for n in (20, 30):
         done = run_gram(*options, "--n", n, "--out", shared, "--member", "2/3")
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.output
         assert f"complete: {shared}" in done.stdout
         assert "measuring" not in done.stderr
-        assert run_gram(*options, "--n", n, "--out", whole).returncode == 0
+        assert run_gram(*options, "--n", n, "--out", whole).exit_code == 0
     assert bits(shared) == bits(whole)
 
 
@@ -172,5 +165,5 @@ def test_a_time_limit_is_a_status_of_its_own(tmp_path: Path) -> None:
 
 def test_a_wrong_member_is_a_usage_error() -> None:
     done = run_gram("--member", "4/3")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "members are 1/N to N/N" in done.stderr

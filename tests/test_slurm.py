@@ -23,6 +23,7 @@ N, T, TILE, DEPTH = 448, 64, 64, 3
 NETWORK = ("--arch", "gap", "--depth", str(DEPTH), "--backend", "cpu")
 GRAM = (*NETWORK, "--data", "digits", "--n", str(N), "--test", str(T))
 TILES = 28 + 7
+pytestmark = pytest.mark.slow
 SECONDS = 240  # a busy machine takes long
 
 
