@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 
-from kernreg import gramfile
+from kernreg import clusterfill, gramfile
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.fill import backend_for
@@ -19,6 +19,9 @@ from kernreg.progress import Progress
 from kernreg.provenance import Array, Arrays
 from kernreg.store import GramStore
 from kernreg.tiles import TileGrid
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 BLOCK = 2048  # rows and columns of one call in memory: temporaries stay at a few times 32 MB
 
@@ -131,6 +134,7 @@ def build(
     dtype: str = "float64",
     memory: int | str | None = None,
     progress: bool | Progress = False,
+    cluster: Client | None = None,
 ) -> GramStore:
     """The Gram of a data set on disk: created, resumed or extended, whichever is needed.
 
@@ -145,6 +149,7 @@ def build(
             and another one, named, goes on with it: each tile says by which it was computed.
         memory: most bytes that the process may use, or "4GiB"; None sets no bound.
         progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
+        cluster: of `kernreg.cluster.connect`: its workers fill the store, and `memory` is that of each.
 
     Returns:
         The store, complete, open for reading.
@@ -155,9 +160,23 @@ def build(
         KeyboardInterrupt: SIGINT or SIGTERM; finished tiles are kept.
     """
     n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
-    name, workers = backend_for(path, backend, architecture, shape, n, t)
+    sizes, pace = (architecture, shape, n, t), None
+    if cluster is None:
+        name, workers = backend_for(path, backend, *sizes)
+    else:
+        name, workers = clusterfill.backend_for(cluster, path, backend, *sizes)
+        timed = (shape, str(dataset.x_train.dtype), architecture, kernel, name, dtype)
+        pace = clusterfill.seconds_per_pair(cluster, *timed)
     x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
-    cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers)
+    cut = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers, pace)
+
+    def compute(store: GramStore) -> None:
+        rows = (store, dataset.x_train, dataset.x_test, progress)
+        if cluster is None:
+            fill(*rows)
+        else:
+            clusterfill.fill(cluster, *rows)
+
     arrays = _arrays(dataset)
     settings: dict[str, Any] = {
         "architecture": architecture,
@@ -168,7 +187,7 @@ def build(
     folder = Path(path)
     if not (folder / gramfile.MAIN).exists():
         with GramStore.create(folder, backend=name, tile=cut.tile, **settings, **arrays) as store:
-            fill(store, dataset.x_train, dataset.x_test, progress)
+            compute(store)
         return GramStore.open(folder)
     settings["input_shape"] = shape
     store = GramStore.open(folder, **settings)
@@ -190,7 +209,7 @@ def build(
             store.compute_by(name)
         if (n, t) != (store.n, store.t):
             store.extend(tile=cut.tile, provenance=dataset.provenance, **arrays)
-        fill(store, dataset.x_train, dataset.x_test, progress)
+        compute(store)
     return GramStore.open(folder)
 
 

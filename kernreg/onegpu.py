@@ -1,0 +1,27 @@
+"""One GPU for each worker process of a machine: a preload of Dask's workers, run before any GPU library is.
+
+Workers of one machine are numbered at the end of their names; number i takes GPU i of those that it sees.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES names, or the numbers of all GPUs that the system shows."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1")]
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+    return sorted((match[1] for match in found if match), key=int)
+
+
+def dask_setup(worker: Any) -> None:
+    """Leave this process the GPU of its worker's number; called by Dask."""
+    gpus, number = visible_gpus(), re.search(r"\d+$", str(worker.name))
+    if gpus and number:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(number[0]) % len(gpus)]
