@@ -1,4 +1,4 @@
-"""A Dask cluster: the one door to dask. Its workers are started here, by a batch system, or belong to a scheduler that is there."""
+"""A Dask cluster, and the one door to dask: workers started on this machine or by a batch system, or those of a scheduler."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import pkgutil
+import re
 import shutil
 import time
 import weakref
@@ -18,8 +19,8 @@ from kernreg.clusterspec import CORES, MEMORY, Spec, parse
 from kernreg.errors import KernregError
 from kernreg.kernels.lanes import LANES_PER_GPU
 from kernreg.kernels.threads import count as cores_here
-from kernreg.onegpu import visible_gpus
 from kernreg.plan import parse_bytes
+from kernreg.preload import visible_gpus
 from kernreg.progress import Interruption
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _local(spec: Spec, distributed: Any) -> Any:
         dashboard_address="127.0.0.1:0",
         memory_limit=None,
         silence_logs=QUIET,
-        preload=["kernreg.onegpu"],
+        preload=["kernreg.preload"],
         env={"KERNREG_THREADS": str(threads)},
     )
     if least < most:
@@ -177,7 +178,7 @@ def job_settings(spec: Spec, defaults: dict[str, Any]) -> dict[str, Any]:
         request = {"slurm": f"--gres=gpu:{gpus}", "lsf": f'-gpu "num={gpus}"', "sge": f"-l gpu={gpus}"}
         directives.append(request[kind])
     prologue = [*given.pop("prologue", []), f"export KERNREG_THREADS={max(1, cores // processes)}"]
-    extra = ["--nthreads", str(_tasks_at_once(gpus > 0)), "--preload", "kernreg.onegpu"]
+    extra = ["--nthreads", str(_tasks_at_once(gpus > 0)), "--preload", "kernreg.preload"]
     return given | {
         "cores": cores,
         "memory": f"{memory}B",
@@ -266,13 +267,13 @@ class _Overheard(logging.Handler):
 
 @contextmanager
 def _overheard() -> Iterator[_Overheard]:
-    """The log of Dask and what it is built on, away from the screen."""
-    heard = _Overheard()
-    loggers = [
-        logging.getLogger(name) for name in ("distributed", "tornado", "tornado.application", "asyncio")
-    ]
-    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
-    for logger in loggers:
+    """The logs of Dask and of what it is built on, away from the screen."""
+    heard, talkers = _Overheard(), re.compile(r"(distributed|tornado|asyncio|bokeh)(\.|$)")
+    before = []
+    for logger in [
+        logging.getLogger(name) for name in tuple(logging.root.manager.loggerDict) if talkers.match(name)
+    ]:
+        before.append((logger, logger.handlers, logger.propagate))
         logger.handlers, logger.propagate = [heard], False
     try:
         yield heard

@@ -182,8 +182,8 @@ class _Run:
             names = ", ".join(_name(place) for place, _ in self.given_up[:3])
             more = f" and {len(self.given_up) - 3} more" if len(self.given_up) > 3 else ""
             raise KernregError(
-                f"given up: {names}{more}, whose workers died one after the other, the last one {self.given_up[-1][1]}: look at its "
-                "log (memory?); all other tiles are done, and the same command tries again"
+                f"given up: {names}{more}, whose workers died one after the other, the last one {self.given_up[-1][1]}: look at "
+                "its log (memory?); all other tiles are done, and the same command tries again"
             )
         deadline = time.monotonic() + SIGHT_SECONDS
         while missing := self.store.missing():

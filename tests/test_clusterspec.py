@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kernreg import cluster, onegpu
+from kernreg import cluster, preload
 from kernreg.clusterspec import ADAPTIVE, CORES, PATIENCE, Spec, parse
 from kernreg.errors import KernregError
 
@@ -140,12 +143,13 @@ def test_a_worker_takes_the_gpu_of_its_number(
     visible: str, name: object, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    onegpu.dask_setup(SimpleNamespace(name=name))
-    assert onegpu.os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    preload.dask_setup(SimpleNamespace(name=name))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 
 def test_without_dask_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(KernregError, match=r"pip install 'kernreg\[cluster\]'"), cluster.connect("local:1"):
         pass
 

@@ -1,12 +1,14 @@
-"""One GPU for each worker process of a machine: a preload of Dask's workers, run before any GPU library is.
+"""What a worker that is started here does before its first task: a preload of Dask's, run before any GPU library is.
 
-Workers of one machine are numbered at the end of their names; number i takes GPU i of those that it sees.
+It takes one GPU: workers of one machine are numbered at the end of their names, and number i takes GPU i of those that it sees.
+And it leaves Ctrl-C, which reaches all processes of a terminal, to the client, which lets the tiles in hand be committed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ def visible_gpus() -> list[str]:
 
 
 def dask_setup(worker: Any) -> None:
-    """Leave this process the GPU of its worker's number; called by Dask."""
+    """Called by Dask in the main thread of the worker's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gpus, number = visible_gpus(), re.search(r"\d+$", str(worker.name))
     if gpus and number:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(number[0]) % len(gpus)]
