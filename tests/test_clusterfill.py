@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stores import images, made, rows
 
 from kernreg import clusterfill, plan
 from kernreg.architecture import Architecture
@@ -19,7 +20,6 @@ from kernreg.errors import KernregError
 from kernreg.gram import build, fill
 from kernreg.store import GramStore
 from kernreg.verify import verify
-from tests.stores import images, made, rows
 
 pytest.importorskip("distributed", reason="pip install 'kernreg[cluster]'")
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from stores import ARCHITECTURE, made, rows, without_power_cuts
 
 from kernreg import tiletask
 from kernreg.clusterfill import _rows_beside
@@ -16,7 +17,6 @@ from kernreg.gram import fill
 from kernreg.kernels import backends
 from kernreg.store import GramStore
 from kernreg.tiletask import Answer, TileTask, compute
-from tests.stores import ARCHITECTURE, made, rows, without_power_cuts
 
 __all__ = ["without_power_cuts"]
 
