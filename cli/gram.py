@@ -95,13 +95,13 @@ def command(**given: Any) -> None:
     path = given["out"]
     if path.suffix != ".gram":
         path = path / store_name(dataset, architecture, given["kernel"], given["dtype"])
-    with _connected(given) as cluster:
+    with _connected(given, path, dataset) as cluster:
         _fill(dataset, stand_in, architecture, path, given, cluster)
 
 
-def _connected(given: dict[str, Any]) -> AbstractContextManager[Client | None]:
-    """The workers asked for, if any; a dry run asks for none."""
-    if given["cluster"] is None:
+def _connected(given: dict[str, Any], path: Path, dataset: Dataset) -> AbstractContextManager[Client | None]:
+    """The workers asked for, if any; a dry run asks for none, and a store that is complete needs none."""
+    if given["cluster"] is None or (given["backend"] == "auto" and _is_complete(path, dataset)):
         return nullcontext()
     if given["dry_run"]:
         click.echo("a dry run starts no cluster: planned and timed for this machine", err=True)
@@ -109,6 +109,15 @@ def _connected(given: dict[str, Any]) -> AbstractContextManager[Client | None]:
     from kernreg.cluster import connect
 
     return connect(given["cluster"], lambda text: click.echo(text, err=True))
+
+
+def _is_complete(path: Path, dataset: Dataset) -> bool:
+    from kernreg.store import GramStore
+
+    if not (path / "gram.h5").exists():
+        return False
+    store = GramStore.open(path)
+    return dataset.n <= store.n and dataset.t <= store.t and not store.missing(dataset.n, dataset.t)
 
 
 def _fill(

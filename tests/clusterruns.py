@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from kernreg.cli.main import main
 from kernreg.store import GramStore
 from kernreg.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
-GRAM = ("gram", "--arch", "fcn", "--depth", "60", "--data", "digits", "--n", "500", "--test", "100")
+GRAM = ("gram", "--arch", "fcn", "--depth", "60", "--data", "digits", "--n", "400", "--test", "100")
 SLOWLY = (
     "--backend",
     "reference",
@@ -46,8 +48,7 @@ def no_process_stays() -> Iterator[None]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> GramStore:
     """What one process makes."""
     folder = tmp_path_factory.mktemp("whole")
-    done = finish(folder)
-    assert done.returncode == 0, done.stderr
+    assert finish_here(folder).exit_code == 0
     return GramStore.open(folder / "a.gram")
 
 
@@ -70,6 +71,13 @@ def start(
     )
     _begun.append(process)
     return process
+
+
+def finish_here(folder: Path) -> Result:
+    """The same command in this process, without a cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return CliRunner().invoke(main, [*GRAM, *SLOWLY])
 
 
 def finish(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

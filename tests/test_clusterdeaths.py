@@ -16,6 +16,7 @@ from clusterruns import (
     SLOWLY,
     complaint,
     finish,
+    finish_here,
     members,
     no_process_stays,
     same,
@@ -35,17 +36,8 @@ pytestmark = pytest.mark.slow
 FILE = "scheduler.json"
 
 
-def scheduler(folder: Path, workers: int) -> tuple[subprocess.Popen[str], list[subprocess.Popen[str]]]:
-    """One that the command did not start, and its workers; its address is in scheduler.json."""
-    head = dask(
-        folder, "scheduler", "--scheduler-file", FILE, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"
-    )
-    until((folder / FILE).exists, head)
-    return head, [worker(folder) for _ in range(workers)]
-
-
 def worker(folder: Path) -> subprocess.Popen[str]:
-    return dask(folder, "worker", "--scheduler-file", FILE, "--nthreads", "1", "--no-dashboard", "--no-nanny")
+    return dask(folder, "worker", "--scheduler-file", FILE, "--nthreads", "1", "--no-nanny")
 
 
 def dask(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -71,38 +63,31 @@ def test_a_killed_client_leaves_whole_tiles_and_no_process_and_the_same_command_
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_ends_it_cleanly(number: int, whole: GramStore, tmp_path: Path) -> None:
-    """Ctrl-C reaches the whole group of a terminal, the workers too."""
+def test_ctrl_c_ends_it_cleanly(whole: GramStore, tmp_path: Path) -> None:
+    """It reaches all processes of a terminal, the workers too, which go on to commit what they have in hand."""
     process = start(tmp_path, *GRAM, *SLOWLY, "--cluster", "local:2")
     until(lambda: tiles(tmp_path) >= 2, process)
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
+    os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
     assert "finished tiles are kept" in complaint(err)
     assert not list(tmp_path.rglob("*.partial"))
     until(lambda: not members(process.pid))
-    assert finish(tmp_path).returncode == 0, "and without a cluster"
+    assert finish_here(tmp_path).exit_code == 0, "and without a cluster"
     assert same(whole, tmp_path / "a.gram")
 
 
-def test_a_scheduler_that_dies_is_one_line_and_costs_nothing(whole: GramStore, tmp_path: Path) -> None:
-    head, _ = scheduler(tmp_path, 2)
-    process = start(tmp_path, *GRAM, *SLOWLY, "--cluster", FILE)
-    until(lambda: tiles(tmp_path) >= 2, process)
-    head.kill()
-    _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
-    assert "the scheduler of the cluster is gone" in complaint(err)
-    assert finish(tmp_path).returncode == 0
-    assert same(whole, tmp_path / "a.gram")
+def test_workers_and_a_scheduler_of_ones_own_that_die(whole: GramStore, tmp_path: Path) -> None:
+    head = dask(tmp_path, "scheduler", "--scheduler-file", FILE, "--host", "127.0.0.1", "--port", "0")
+    until((tmp_path / FILE).exists, head)
+    address = json.loads((tmp_path / FILE).read_text())["address"]
+    (tmp_path / "c.toml").write_text(f'kind = "address"\naddress = "{address}"\ntimeout = 1')
+    done = finish(tmp_path, "--cluster", "c.toml")
+    assert done.returncode == 1
+    assert f"has no worker after 1 s: start some with `dask worker {address}`" in complaint(done.stderr)
+    assert not (tmp_path / "a.gram").exists()
 
-
-def test_all_workers_die_and_a_new_one_goes_on(whole: GramStore, tmp_path: Path) -> None:
-    _, workers = scheduler(tmp_path, 2)
+    workers = [worker(tmp_path) for _ in range(2)]
     process = start(tmp_path, *GRAM, *SLOWLY, "--cluster", FILE, "--json")
     until(lambda: tiles(tmp_path) >= 2, process)
     for lost in workers:
@@ -113,23 +98,17 @@ def test_all_workers_die_and_a_new_one_goes_on(whole: GramStore, tmp_path: Path)
     assert json.loads(out)["complete"]
     assert same(whole, tmp_path / "a.gram")
 
-
-def test_no_worker_in_time_and_none_left(tmp_path: Path) -> None:
-    scheduler(tmp_path, 0)
-    address = json.loads((tmp_path / FILE).read_text())["address"]
-    (tmp_path / "c.toml").write_text(f'kind = "address"\naddress = "{address}"\ntimeout = 2')
-    done = finish(tmp_path, "--cluster", "c.toml")
-    assert done.returncode == 1
-    assert f"has no worker after 2 s: start some with `dask worker {address}`" in complaint(done.stderr)
-    assert not (tmp_path / "a.gram").exists()
-    only = worker(tmp_path)
-    (tmp_path / "c.toml").write_text(f'kind = "address"\naddress = "{address}"\ntimeout = 20')
-    process = start(tmp_path, *GRAM, *SLOWLY, "--cluster", "c.toml")
-    until(lambda: tiles(tmp_path) >= 2, process)
-    only.kill()
+    for tile in (tmp_path / "a.gram" / "tiles").glob("train*"):
+        tile.unlink()
+    left = tiles(tmp_path)
+    process = start(tmp_path, *GRAM, *SLOWLY, "--cluster", address)
+    until(lambda: tiles(tmp_path) >= left + 2, process)
+    head.kill()
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
-    assert "no worker was left for" in complaint(err)
+    assert "the scheduler of the cluster is gone" in complaint(err)
+    assert finish_here(tmp_path).exit_code == 0
+    assert same(whole, tmp_path / "a.gram")
 
 
 def test_info_watches_a_run_to_its_end(tmp_path: Path) -> None:
