@@ -18,7 +18,9 @@ from kernreg.architecture import Architecture
 from kernreg.cluster import connect, worker_count
 from kernreg.errors import KernregError
 from kernreg.gram import build, fill
+from kernreg.progress import Meter
 from kernreg.store import GramStore
+from kernreg.tiletask import TileTask
 from kernreg.verify import verify
 
 pytest.importorskip("distributed", reason="pip install 'kernreg[cluster]'")
@@ -196,6 +198,27 @@ def test_a_tile_that_takes_too_long_for_a_worker_is_cut_smaller() -> None:
     assert slow.tile < usual.tile
     assert slow.tile**2 * 0.1 <= plan.LONGEST_TILE_SECONDS
     assert plan.plan(*sizes, pace=1e6).tile == plan.SMALLEST
+
+
+def test_a_run_bears_to_be_without_workers_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, there = [100.0], [0]
+    monkeypatch.setattr(clusterfill.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(clusterfill, "worker_count", lambda client: there[0])
+    monkeypatch.setattr(clusterfill, "patience", lambda client: 50.0)
+    with made(tmp_path / "a.gram") as store, Meter(0, 1, False) as meter:
+        run = clusterfill._Run(None, store, TileTask(str(store.path), "", ""), meter)  # type: ignore[arg-type]
+        run.pending = dict.fromkeys("ab", store.missing()[0])
+        for clock[0], there[0] in ((100.0, 0), (149.0, 0), (152.0, 1), (155.0, 0), (204.0, 0)):
+            run.take_census()
+        clock[0] = 206.0
+        with pytest.raises(KernregError, match="no worker was left for 51 s, with 2 tiles not done"):
+            run.take_census()
+        run.withdraw()
+        clock[0] = 300.0
+        run.take_census()
+        assert not run.pending, "whoever stops does not wait for workers that are gone"
 
 
 class Killer:
