@@ -17,6 +17,7 @@ from kernreg.layers import PADDINGS
 from kernreg.symmetry import NAMES
 
 if TYPE_CHECKING:
+    from kernreg.clusterspec import Spec
     from kernreg.sharing import Member
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,6 +50,13 @@ def set_threads(ctx: click.Context, param: click.Parameter, threads: int | None)
     if threads is not None:
         for library in ("NUMBA", "OMP", "OPENBLAS", "MKL"):
             os.environ[f"{library}_NUM_THREADS"] = str(threads)
+
+
+def cluster_spec(ctx: click.Context, param: click.Parameter, text: str | None) -> Spec | None:
+    """--cluster, read and checked before any data are loaded."""
+    from kernreg.clusterspec import parse
+
+    return None if text is None else parse(text)
 
 
 def window_size(text: str) -> tuple[int, int]:
@@ -129,6 +137,13 @@ ridge_mode = click.option(
 )
 kernel_of_store = click.option(
     "--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: every kernel of a store]"
+)
+
+cluster_option = click.option(
+    "--cluster",
+    metavar="SPEC",
+    callback=cluster_spec,
+    help="Who computes: local, local:4, slurm, pbs, lsf, sge, tcp://SCHEDULER:8786, or a file of settings, FILE.toml.",
 )
 
 threads = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from kernreg.cli.arguments import (
     architecture_options,
     as_json,
     byte_size,
+    cluster_option,
     data_dir,
     member,
     setting,
@@ -21,6 +23,8 @@ from kernreg.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from kernreg.architecture import Architecture
     from kernreg.data import Dataset
 
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     metavar="I/N|slurm",
     help="One of N processes, on any hosts, that fill the store together: docs/cluster.md.",
 )
+@cluster_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @as_json
 def command(**given: Any) -> None:
@@ -91,19 +96,59 @@ def command(**given: Any) -> None:
     kernreg gram --arch vec --data digits --transform rotation --transform-seed 0
     kernreg gram --architecture net.json --data my.npz --memory 4GiB --dry-run
     kernreg gram --arch gap --n 50000 --member 3/8        the third of eight processes, see also kernreg submit
+    kernreg gram --arch gap --n 50000 --cluster gpus.toml  on the workers of a cluster
     """
+    architecture = architecture_from(given)
+    if given["member"] and given["cluster"] is not None:
+        raise click.UsageError(
+            "--member shares a store without a cluster: give --member or --cluster, not both"
+        )
+    dataset, stand_in = load_data(given, given["dry_run"])
+    path = store_path(given, dataset, architecture)
+    with _connected(given, path, dataset) as cluster:
+        _fill(dataset, stand_in, architecture, path, given, cluster)
+
+
+def _connected(given: dict[str, Any], path: Path, dataset: Dataset) -> AbstractContextManager[Client | None]:
+    """The workers asked for, if any; a dry run asks for none, and a store that is complete needs none."""
+    if given["cluster"] is None or (given["backend"] == "auto" and _is_complete(path, dataset)):
+        return nullcontext()
+    if given["dry_run"]:
+        click.echo("a dry run starts no cluster: planned and timed for this machine", err=True)
+        return nullcontext()
+    from kernreg.cluster import connect
+
+    return connect(given["cluster"], lambda text: click.echo(text, err=True))
+
+
+def _is_complete(path: Path, dataset: Dataset) -> bool:
+    from kernreg.store import GramStore
+
+    if not (path / "gram.h5").exists():
+        return False
+    store = GramStore.open(path)
+    return dataset.n <= store.n and dataset.t <= store.t and not store.missing(dataset.n, dataset.t)
+
+
+def _fill(
+    dataset: Dataset,
+    stand_in: bool,
+    architecture: Architecture,
+    path: Path,
+    given: dict[str, Any],
+    cluster: Client | None,
+) -> None:
+    """Print the plan, and fill the store unless it is a dry run."""
     from kernreg.cli.info import describe
     from kernreg.cli.output import echo_json, seconds_text
     from kernreg.gram import build
     from kernreg.store import GramStore
 
-    architecture = architecture_from(given)
-    dataset, stand_in = load_data(given, given["dry_run"])
-    path = store_path(given, dataset, architecture)
-    facts = _plan(dataset, architecture, path, given)
+    facts = _plan(dataset, architecture, path, given, cluster)
     if not given["as_json"]:
         _print_plan(facts)
-    facts["seconds"] = 0.0 if given["member"] else _seconds(dataset, architecture, facts)
+    if cluster is None:
+        facts["seconds"] = 0.0 if given["member"] else _seconds(dataset, architecture, facts)
     if not given["as_json"] and facts["seconds"]:
         click.echo(f"about {seconds_text(facts['seconds'])} from the start")
         if stand_in:
@@ -119,7 +164,7 @@ def command(**given: Any) -> None:
             now, then = facts["backend"], before["backend"]
             click.echo(f"from here on by backend {now}, so far by {then}; every tile says its own")
     settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory", "member")}
-    store = build(path, dataset, architecture, progress=True, **settings)
+    store = build(path, dataset, architecture, progress=True, cluster=cluster, **settings)
     if given["as_json"]:
         echo_json(describe(store))
     else:
@@ -178,18 +223,34 @@ def _stand_in(entry: dict[str, Any], wanted: dict[str, Any]) -> Dataset:
     return load("synthetic-images", n=n, test=test, seed=wanted["seed"])
 
 
-def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Everything that the plan says, JSON-able."""
+def _plan(
+    dataset: Dataset,
+    architecture: Architecture,
+    path: Path,
+    given: dict[str, Any],
+    cluster: Client | None = None,
+) -> dict[str, Any]:
+    """Everything that the plan says, JSON-able; with the workers of a cluster, also the seconds it takes them."""
     from dataclasses import asdict
 
+    from kernreg import clusterfill
     from kernreg.fill import backend_for
     from kernreg.plan import plan
 
     kernel, dtype, sizes = given["kernel"], given["dtype"], (dataset.shape, dataset.n, dataset.t)
-    backend, workers = backend_for(path, given["backend"], architecture, *sizes)
+    count, pace = 1, None
+    if cluster is None:
+        backend, workers = backend_for(path, given["backend"], architecture, *sizes)
+    else:
+        from kernreg.cluster import worker_count
+
+        backend, workers = clusterfill.backend_for(cluster, path, given["backend"], architecture, *sizes)
+        timed = (dataset.shape, str(dataset.x_train.dtype), architecture, kernel, backend, dtype)
+        count, pace = max(worker_count(cluster), 1), clusterfill.seconds_per_pair(cluster, *timed)
     x_bytes = dataset.x_train.nbytes + dataset.x_test.nbytes
-    amounts = (given["memory"], x_bytes, workers)
+    amounts = (given["memory"], x_bytes, workers, pace)
     cut = plan(dataset.n, dataset.t, dataset.shape, architecture, kernel, dtype, *amounts)
+    took = {} if pace is None else {"workers": count, "seconds": cut.pairs * pace / workers.devices / count}
     return {
         "path": str(path),
         "architecture": architecture.to_dict(),
@@ -202,6 +263,7 @@ def _plan(dataset: Dataset, architecture: Architecture, path: Path, given: dict[
         "n": dataset.n,
         "t": dataset.t,
         **asdict(cut),
+        **took,
     }
 
 
@@ -228,6 +290,8 @@ def _print_plan(facts: dict[str, Any]) -> None:
     if "transform" in facts["data"]:
         click.echo(f"transform: {transform_text(facts['data']['transform'])}")
     devices = f" on {facts['devices']} GPUs" if facts["devices"] > 1 else ""
+    if "workers" in facts:
+        devices += f" of each of {facts['workers']} workers" if devices else f" on {facts['workers']} workers"
     click.echo(
         f"{facts['tiles']} tiles of {facts['tile']} rows, {facts['pairs']:,} pairs, {facts['kernel']} in "
         f"{facts['dtype']} by backend {facts['backend']}{devices}"

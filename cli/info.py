@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,33 @@ from kernreg.cli.arguments import as_json
 if TYPE_CHECKING:
     from kernreg.shards import Place
     from kernreg.store import GramStore
+    from kernreg.watching import Look
 
 
 @click.command("info", short_help="What a store is made of, and how much is done.")
 @click.argument("gram", type=click.Path(path_type=Path))
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0.1, max=86400),
+    is_flag=False,
+    flag_value=5.0,
+    metavar="[SECONDS]",
+    help="Say so every SECONDS (5) how far it is, until it is complete; with --json a line for each look.",
+)
 @as_json
-def command(gram: Path, as_json: bool) -> None:
-    """Say what the store GRAM is made of: settings, data, tiles done, bytes, versions."""
+def command(gram: Path, watch: float | None, as_json: bool) -> None:
+    """Say what the store GRAM is made of: settings, data, tiles done, bytes, versions.
+
+    \b
+    kernreg info a.gram --watch       tiles, rate and time left, on any machine that sees the folder
+    """
     from kernreg.cli.output import echo_json, transform_text
     from kernreg.plan import show_bytes
     from kernreg.store import GramStore
 
+    if watch is not None:
+        _watch(gram, watch, as_json)
+        return
     facts = describe(GramStore.open(gram))
     if as_json:
         echo_json(facts)
@@ -51,6 +68,43 @@ def command(gram: Path, as_json: bool) -> None:
     width = max(map(len, lines))
     for key, value in lines.items():
         click.echo(f"{key:{width}}  {value}")
+
+
+def _watch(gram: Path, seconds: float, as_json: bool) -> None:
+    """Look until the store is complete; on a terminal the line stays in its place."""
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from kernreg.watching import Watch
+
+    watch, in_place = Watch(gram), sys.stdout.isatty() and not as_json
+    while True:
+        seen = watch.look(time.time())
+        if as_json:
+            click.echo(json.dumps({**asdict(seen), "complete": seen.complete}))
+        else:
+            click.echo(
+                f"\r\x1b[K{_line(seen)}" if in_place else _line(seen), nl=not in_place or seen.complete
+            )
+        if seen.complete:
+            return
+        time.sleep(seconds)
+
+
+def _line(seen: Look) -> str:
+    from kernreg.cli.output import seconds_text
+
+    parts = [f"{seen.tiles_done} of {seen.tiles} tiles, {seen.pairs_done / max(seen.pairs, 1):.1%}"]
+    if seen.complete:
+        parts.append("complete")
+    elif seen.pairs_per_second is not None and seen.seconds_left is not None:
+        parts.append(f"{seen.pairs_per_second:.3g} pairs/s, {seconds_text(seen.seconds_left)} left")
+    if seen.seconds_since_last is not None and not seen.complete:
+        parts.append(f"last tile {seconds_text(seen.seconds_since_last)} ago")
+    if seen.tiles_by_backend:
+        parts.append(", ".join(f"{name} {count}" for name, count in seen.tiles_by_backend.items()))
+    return "; ".join(parts)
 
 
 def describe(store: GramStore) -> dict[str, Any]:

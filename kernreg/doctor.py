@@ -26,6 +26,7 @@ from kernreg.errors import KernregError
 
 PYTHON = (3, 11)
 GPU_LIBRARIES = ("torch", "triton", "cupy")
+CLUSTER_LIBRARIES = ("distributed", "dask_jobqueue")
 ARCHITECTURES = tuple(Architecture.preset(name, depth=1) for name in ("fcn", "lcn", "vec", "gap", "lcn-gap"))
 
 
@@ -50,8 +51,9 @@ def examine(folder: Path | None = None, data_dir: Path | None = None) -> list[Fi
     findings.append(_check("disk", lambda: f"{_gib(shutil.disk_usage(folder).free)} free at {folder}"))
     findings += [_backend(name) for name in import_module("kernreg.kernels.backends").MODULES]
     findings += [_check(name, check) for name, check in (("store", _store), ("figures", _figures))]
-    findings += [_gpu_library(name) for name in GPU_LIBRARIES]
+    findings += [_library(name) for name in GPU_LIBRARIES]
     findings += [_gpu(), _solver()]
+    findings += [_library(name) for name in CLUSTER_LIBRARIES]
     return findings + _data_sets(data_dir)
 
 
@@ -165,7 +167,7 @@ def _figures() -> str:
     return "drawn without a display"
 
 
-def _gpu_library(name: str) -> Finding:
+def _library(name: str) -> Finding:
     if find_spec(name) is None:
         return Finding(name, "absent", "not installed")
     try:

@@ -47,18 +47,8 @@ def fill(
         KeyboardInterrupt: SIGINT, SIGTERM or, as `TimeIsUp`, SIGUSR1.
     """
     x_test = x_train[:0] if x_test is None else x_test
-    if len(x_train) < store.n or len(x_test) < store.t:
-        raise KernregError(f"{store.path} needs {store.n} train and {store.t} test rows to be filled")
-    store.require_inputs(x_train, x_test)
-    missing = store.missing()
-    places = store.shards.needed(store.n, store.t, store.n)
-    for place in set(places) - set(missing):
-        store.shards.describe(*place)
-    total = sum(tile.pairs for _, tile in places)
-    done = total - sum(tile.pairs for _, tile in missing)
+    missing, done, total = remaining(store, x_train, x_test)
     kernel = "both" if len(store.kernels) == 2 else store.kernels[0]
-    values = sum(tile.shape[0] * tile.shape[1] for _, tile in missing)
-    _require_disk(store.path, disk_bytes(values, len(missing), kernel, store.dtype))
 
     def compute(place: Place) -> Mapping[str, Array]:
         part, tile = place
@@ -92,6 +82,33 @@ def fill(
             pipeline.run(tiles, committed)
         if interruption.requested:
             raise interruption.error
+
+
+def remaining(
+    store: GramStore, x_train: Array, x_test: Array, extra_bytes: int = 0
+) -> tuple[list[Place], int, int]:
+    """What is left to do, once rows, finished tiles and disk are checked: tiles that are missing; pairs done, and in all.
+
+    Args:
+        store, x_train, x_test: as in `fill`; all x_test, of which there may be none.
+        extra_bytes: that the run writes beside the tiles.
+
+    Raises:
+        KernregError: other rows than the store's, a damaged tile, not enough disk.
+    """
+    if len(x_train) < store.n or len(x_test) < store.t:
+        raise KernregError(f"{store.path} needs {store.n} train and {store.t} test rows to be filled")
+    store.require_inputs(x_train, x_test)
+    missing = store.missing()
+    places = store.shards.needed(store.n, store.t, store.n)
+    for place in set(places) - set(missing):
+        store.shards.describe(*place)
+    total = sum(tile.pairs for _, tile in places)
+    done = total - sum(tile.pairs for _, tile in missing)
+    kernel = "both" if len(store.kernels) == 2 else store.kernels[0]
+    values = sum(tile.shape[0] * tile.shape[1] for _, tile in missing)
+    _require_disk(store.path, disk_bytes(values, len(missing), kernel, store.dtype) + extra_bytes)
+    return missing, done, total
 
 
 def backend_for(

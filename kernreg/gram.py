@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 
-from kernreg import gramfile
+from kernreg import clusterfill, gramfile
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
 from kernreg.fill import backend_for
@@ -21,6 +21,9 @@ from kernreg.provenance import Array, Arrays
 from kernreg.sharing import Member, open_shared
 from kernreg.store import GramStore
 from kernreg.tiles import TileGrid
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 BLOCK = 2048  # rows and columns of one call in memory: temporaries stay at a few times 32 MB
 
@@ -134,6 +137,7 @@ def build(
     memory: int | str | None = None,
     progress: bool | Progress = False,
     member: Member | None = None,
+    cluster: Client | None = None,
 ) -> GramStore:
     """The Gram of a data set on disk: created, resumed or extended, whichever is needed.
 
@@ -150,6 +154,7 @@ def build(
         progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
         member: this process is one of several, on any hosts, that were given the same data set and settings and fill the
             store together, see `kernreg.sharing`; whichever is first creates it.
+        cluster: of `kernreg.cluster.connect`: its workers fill the store, and `memory` is that of each.
 
     Returns:
         The store, complete, open for reading.
@@ -161,7 +166,18 @@ def build(
     """
     arrays, folder = _arrays(dataset), Path(path)
     n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
+    if member is not None and cluster is not None:
+        raise KernregError("a member shares a store without a cluster: give member or cluster, not both")
+    sizes = (architecture, shape, n, t)
     x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
+
+    def compute(store: GramStore) -> None:
+        rows = (store, dataset.x_train, dataset.x_test, progress)
+        if cluster is None:
+            fill(*rows, member)
+        else:
+            clusterfill.fill(cluster, *rows)
+
     settings: dict[str, Any] = {
         "architecture": architecture,
         "kernels": kernels_of(kernel),
@@ -170,8 +186,14 @@ def build(
     }
 
     def cut() -> tuple[str, Workers, int]:
-        name, workers = backend_for(folder, backend, architecture, shape, n, t)
-        tile = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers).tile
+        pace = None
+        if cluster is None:
+            name, workers = backend_for(folder, backend, *sizes)
+        else:
+            name, workers = clusterfill.backend_for(cluster, folder, backend, *sizes)
+            timed = (shape, str(dataset.x_train.dtype), architecture, kernel, name, dtype)
+            pace = clusterfill.seconds_per_pair(cluster, *timed)
+        tile = plan(n, t, shape, architecture, kernel, dtype, memory, x_bytes, workers, pace).tile
         return name, workers, tile
 
     if not (folder / gramfile.MAIN).exists():
@@ -179,7 +201,7 @@ def build(
         shared = member is not None
         with GramStore.create(folder, backend=name, tile=tile, shared=shared, **settings, **arrays) as store:
             if not shared:
-                fill(store, dataset.x_train, dataset.x_test, progress)
+                compute(store)
                 return GramStore.open(folder)
     name, workers, tile = cut()
     settings["input_shape"] = shape
@@ -200,11 +222,11 @@ def build(
     if member is None:
         with GramStore.open(folder, writer=True, **settings) as store:
             prepare(store)
-            fill(store, dataset.x_train, dataset.x_test, progress)
+            compute(store)
     else:
         ready = {**settings, "backend": name}
         with open_shared(folder, n, t, ready, prepare) as store:
-            fill(store, dataset.x_train, dataset.x_test, progress, member)
+            compute(store)
     return GramStore.open(folder)
 
 

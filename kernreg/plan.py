@@ -1,7 +1,8 @@
 """Plan: how a Gram is cut into tiles, what it takes on disk and in memory, and how long it takes here.
 
-The cut is integer arithmetic of n, t, the cost of a pair and the memory allowed, never of a measured time:
-the same command makes the same tiles on every machine.
+The cut is integer arithmetic of n, t, the cost of a pair and the memory allowed, not of a measured time:
+the same command makes the same tiles on every machine. One exception: where a tile would take the workers of a cluster
+longer than LONGEST_TILE_SECONDS, as measured on one of them, tiles are cut smaller.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kernreg.provenance import KERNELS, Array
 from kernreg.tiles import TileGrid
 
 TILE_SECONDS = 30  # a killed run loses at most about one tile of work in each lane
+LONGEST_TILE_SECONDS = 1800  # on a worker of a cluster, which may be lost at any time
 UPDATES_PER_SECOND = {"host": 500_000_000, "gpu": 400_000_000_000}
 SMALLEST, LARGEST = 64, 4096
 # h5py opens all shards of a virtual dataset at once when it is read whole, and a process may open 1024 files:
@@ -84,6 +86,7 @@ def plan(
     memory: int | str | None = None,
     x_bytes: int | None = None,
     workers: Workers = HOST,
+    pace: float | None = None,
 ) -> Plan:
     """The tiles of n train and t test rows of `shape`.
 
@@ -94,6 +97,7 @@ def plan(
         memory: most bytes that the process may use, or text such as "4GiB"; None sets no bound.
         x_bytes: size of the rows in memory, by default that of float32.
         workers: what computes; the tiles are made for it, and stay as they are when others go on.
+        pace: seconds of a pair on a worker of a cluster; None bounds the time of a tile nowhere.
 
     Raises:
         KernregError: the memory, or that of the GPU, does not suffice for the smallest tiles, by amount.
@@ -110,6 +114,8 @@ def plan(
     tile = max(SMALLEST, min(tile, LARGEST))
     while _shards(n, t, tile) > MOST_SHARDS:
         tile += SMALLEST
+    if pace is not None and tile**2 * pace > LONGEST_TILE_SECONDS:
+        tile = max(SMALLEST, math.isqrt(int(LONGEST_TILE_SECONDS / pace)) // SMALLEST * SMALLEST)
     if memory is not None:
         allowed = parse_bytes(memory)
         while need(tile) > allowed and tile > SMALLEST:

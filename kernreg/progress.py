@@ -48,6 +48,11 @@ class Meter:
             self._bar.initial += units
         self.advance(units)
 
+    def describe(self, title: str) -> None:
+        """Another title of the bar."""
+        if self._bar is not None:
+            self._bar.set_description(title)
+
     def note(self, text: str) -> None:
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)

@@ -16,7 +16,7 @@ from kernreg.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"numba", "h5py", "sklearn", "matplotlib", "scipy", "pooch", "tqdm", "click"}
-GPU = {"torch", "triton", "cupy", "jax"}
+GPU = {"torch", "triton", "cupy", "jax", "dask", "distributed"}
 
 
 def python(code: str) -> str:
