@@ -1,0 +1,272 @@
+"""Products and conjugate gradients on a real LocalCluster: the numbers of one process, bytes as counted, workers killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matrices import problem, stored
+from tolerances import solved
+
+from kernreg import crew
+from kernreg.cg import ConjugateGradients
+from kernreg.crew import Member
+from kernreg.distributed import Distributed, solve_on
+from kernreg.errors import KernregError
+from kernreg.operators import Dense, Shifted, Stored
+from kernreg.solve import solve, solve_store
+from kernreg.store import GramStore
+
+distributed = pytest.importorskip("distributed", reason="pip install 'kernreg[cluster]'")
+
+EPS = np.finfo(np.float64).eps
+WORKERS = 3
+HEADERS = 20_000  # bytes of Dask's own around the numbers of a message, and heartbeats
+EXCHANGES = ("client", "workers")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Of a cluster of three processes; a nanny brings back those that are killed."""
+    with (
+        distributed.LocalCluster(
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            local_directory=str(tmp_path_factory.mktemp("dask")),
+        ) as cluster,
+        distributed.Client(cluster, direct_to_workers=True) as connected,
+    ):
+        yield connected
+
+
+@pytest.fixture(autouse=True)
+def _all_workers_are_there(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    client.wait_for_workers(WORKERS, timeout=30)
+
+
+def made(folder: Path, n: int, dtype: str = "float32", tile: int = 16) -> GramStore:
+    return stored(folder / "a.gram", problem(n, dtype=dtype), tile)
+
+
+def kill(member: Member) -> None:
+    os.kill(member.about["pid"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize(
+    ("n", "m", "dtype"),
+    [(1, 1, "float64"), (15, 15, "float32"), (17, 16, "float64"), (97, 97, "float32"), (97, 41, "float32")],
+)
+def test_it_is_its_matrix(client: Any, n: int, m: int, dtype: str, exchange: str, tmp_path: Path) -> None:
+    store = made(tmp_path, n, dtype)
+    K = store.train("ntk", m)
+    tolerance = 10 * m * EPS * np.abs(K).max()
+    rng = np.random.default_rng(0)
+    with Distributed(client, store, n=m, exchange=exchange) as operator:
+        assert operator.n == m
+        for c in (1, 4):
+            V = rng.standard_normal((m, c))
+            before = V.copy()
+            product = operator @ V
+            np.testing.assert_allclose(product, Dense(K) @ V, atol=tolerance)
+            np.testing.assert_array_equal(operator @ V, product)
+            np.testing.assert_array_equal(V, before)
+            np.testing.assert_allclose(Shifted(operator, 0.3) @ V, K @ V + 0.3 * V, atol=tolerance)
+        np.testing.assert_array_equal(operator.diagonal(), K.diagonal())
+        for rows in (np.array([m - 1, 0, m - 1]), np.zeros(0, dtype=np.int64)):
+            np.testing.assert_array_equal(operator.columns(rows), K[:, rows])
+        k = m // 2 or 1
+        leading, V = operator.leading(k), rng.standard_normal((k, 2))
+        np.testing.assert_allclose(leading @ V, K[:k, :k] @ V, atol=tolerance)
+        np.testing.assert_array_equal(leading.diagonal(), K.diagonal()[:k])
+        for wrong in (np.ones((m + 1, 1)), np.ones(m)):
+            with pytest.raises(KernregError, match="multiplies"):
+                operator.matmul(wrong)
+
+
+def test_the_bits_depend_on_the_partition_alone(client: Any, tmp_path: Path) -> None:
+    store = made(tmp_path, 97)
+    V = np.random.default_rng(0).standard_normal((97, 3))
+    with (
+        Distributed(client, store) as three,
+        Distributed(client, store, shares=5, exchange="client") as five,
+        Distributed(client, store, exchange="workers") as relayed,
+    ):
+        assert three.exchange == "client"
+        first, other = three @ V, five @ V
+        np.testing.assert_allclose(first, other, atol=10 * 97 * EPS)
+        np.testing.assert_array_equal(relayed @ V, first)
+        kill(next(iter(three.crew.members.values())))
+        np.testing.assert_array_equal(relayed @ V, first)
+        np.testing.assert_array_equal(three @ V, first)
+        np.testing.assert_array_equal(five @ V, other)
+        for operator in (three, five, relayed):
+            assert len(operator.crew.lost) == 1
+            assert operator.bytes_per_product(1)[0] > 0
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Bytes that this process writes to its connections and reads from them, as Dask's TCP counts them."""
+    from distributed.comm import tcp
+
+    counted = {"sent": 0, "received": 0}
+    write, read = tcp.TCP.write, tcp.read_bytes_rw
+
+    async def writing(comm: Any, *args: Any, **kwargs: Any) -> Any:
+        size = await write(comm, *args, **kwargs)
+        counted["sent"] += size
+        return size
+
+    async def reading(stream: Any, n: int) -> Any:
+        counted["received"] += n
+        return await read(stream, n)
+
+    monkeypatch.setattr(tcp.TCP, "write", writing)
+    monkeypatch.setattr(tcp, "read_bytes_rw", reading)
+    return counted
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_bytes_of_a_product_are_those_of_the_formula(
+    client: Any, exchange: str, tmp_path: Path, wire: dict[str, int]
+) -> None:
+    n, c = 400, 60
+    store = made(tmp_path, n)
+    with Distributed(client, store, exchange=exchange) as operator:
+        V = np.random.default_rng(0).standard_normal((n, c))
+        operator @ V  # connections are made, workers meet
+        before, operator.traffic = dict(wire), type(operator.traffic)()
+        operator @ V
+        sent, received, between = operator.bytes_per_product(c)
+        traffic = operator.traffic
+        assert (traffic.sent, traffic.received, traffic.between) == (sent, received, between)
+        assert traffic.products == 1
+        slack = (1 if exchange == "client" else 3) * WORKERS * HEADERS
+        assert sent <= wire["sent"] - before["sent"] <= sent + slack
+        assert received <= wire["received"] - before["received"] <= received + slack
+        if exchange == "workers":
+            assert sent == received == V.nbytes
+            assert 0 < between < 2 * WORKERS * V.nbytes
+        else:
+            # every row is needed by somebody, and by fewer than all
+            assert V.nbytes <= sent < WORKERS * V.nbytes
+            assert received == sent
+            assert between == 0
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("rank", [0, 12])
+def test_conjugate_gradients_are_those_of_one_process(
+    client: Any, rank: int, exchange: str, tmp_path: Path
+) -> None:
+    store, rtol, ridge = made(tmp_path, 131), 1e-10, 1e-3
+    cg = ConjugateGradients(rtol=rtol, rank=rank)
+    ours = solve_on(client, store, ridge=ridge, iteration=cg, exchange=exchange).require()
+    theirs = solve_store(store, solver="cg", ridge=ridge, iteration=cg).require()
+    A = store.train("ntk") + ridge * np.eye(131)
+    scale, allowed = np.linalg.norm(theirs.value), solved(A, rtol)
+    assert np.linalg.norm(ours.value - theirs.value) <= 2 * allowed * scale
+    direct = solve(Dense(store.train("ntk")), store.y_train, "cholesky", ridge).value
+    assert np.linalg.norm(ours.value - direct) <= allowed * scale
+    assert ours.stats.residuals.max() <= rtol
+    assert f"{WORKERS} workers" in ours.stats.why
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_worker_killed_in_the_middle_changes_nothing(client: Any, exchange: str, tmp_path: Path) -> None:
+    store, ridge = made(tmp_path, 131), 1e-3
+    B, cg = store.y_train, ConjugateGradients(rtol=1e-10, rank=0)
+    with Distributed(client, store, exchange=exchange) as operator:
+        whole = solve(operator, B, cg, ridge).require()
+    notes: list[str] = []
+    with Distributed(client, store, exchange=exchange, note=notes.append) as operator:
+        victim = list(operator.crew.members.values())[1]
+        held = set(victim.parts)
+
+        def meter(done: int, total: int, residual: float) -> None:
+            if done == 5:
+                kill(victim)
+
+        survived = solve(operator, B, cg, ridge, progress=meter).require()
+        assert operator.crew.lost == [victim.address]
+        assert victim.address in notes[0]
+        taken = [part for member in operator.crew.members.values() for part in member.parts]
+        assert sorted(taken) == list(range(len(operator.partition.parts)))
+        assert len([m for m in operator.crew.members.values() if held & m.parts.keys()]) > 1
+    np.testing.assert_array_equal(survived.value, whole.value)
+    assert survived.stats.iterations.tolist() == whole.stats.iterations.tolist()
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_all_workers_killed_come_back(client: Any, exchange: str, tmp_path: Path) -> None:
+    store = made(tmp_path, 40)
+    V = np.ones((40, 1))
+    with Distributed(client, store, exchange=exchange) as operator:
+        product = operator @ V
+        for member in list(operator.crew.members.values()):
+            kill(member)
+        np.testing.assert_array_equal(operator @ V, product)
+        assert len(operator.crew.lost) >= WORKERS
+
+
+def test_a_checkpoint_serves_one_process_as_well(client: Any, tmp_path: Path) -> None:
+    store, ridge = made(tmp_path, 97), 1e-3
+    state = tmp_path / "cg.state"
+    cg = ConjugateGradients(rtol=1e-9, rank=0, checkpoint=state, checkpoint_seconds=0)
+
+    def stop(done: int, total: int, residual: float) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_on(client, store, ridge=ridge, iteration=cg, progress=stop)
+    calls: list[int] = []
+    rest = solve(Stored(store), store.y_train, cg, ridge, progress=lambda done, *_: calls.append(done))
+    assert calls[0] == 8
+    assert rest.ok
+
+
+def test_what_cannot_be_is_one_line(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = made(tmp_path, 40)
+    victim = store.shards.path("train", store.tiles("train", "ntk")[-1])
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-100])
+    with pytest.raises(KernregError, match=rf"{victim.name}.*delete this file"):
+        Distributed(client, store)
+    victim.write_bytes(whole)
+    with pytest.raises(KernregError, match=r"device cuda"):
+        Distributed(client, store, device="cuda")
+    with pytest.raises(KernregError, match=r"exchange is client, workers, auto, not 'tree'"):
+        Distributed(client, store, exchange="tree")
+    with pytest.raises(KernregError, match=r"needs about .* of memory"):
+        solve_on(client, store, memory="1MiB")
+    monkeypatch.setattr(crew, "PAUSE", 0.0)
+    monkeypatch.setattr(crew, "PATIENCE_SECONDS", 0.1)
+    with pytest.raises(KernregError, match=r"room for 0 B: start more workers"):
+        Distributed(client, store)
+
+
+def test_tiles_are_let_go(client: Any, tmp_path: Path) -> None:
+    with Distributed(client, made(tmp_path, 40)):
+        assert sum(client.run(_actors).values()) == WORKERS
+    for _ in range(50):
+        if not sum(client.run(_actors).values()):
+            break
+        time.sleep(0.1)
+    assert sum(client.run(_actors).values()) == 0
+
+
+def _actors(dask_worker: Any) -> int:
+    return len(dask_worker.state.actors)

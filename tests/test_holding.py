@@ -1,0 +1,143 @@
+"""What one worker holds and multiplies, without a cluster: host, threads, a GPU imitated on NumPy arrays, refusals."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import columnmajor
+import numpy as np
+import pytest
+import stores
+
+from kernreg import device
+from kernreg.errors import KernregError
+from kernreg.holding import Holder, StoredTiles, crossings
+from kernreg.partition import Partition
+from kernreg.store import GramStore
+from kernreg.tiles import TileGrid
+
+N, TILE = 23, 5
+EPS = np.finfo(np.float64).eps
+pytestmark = pytest.mark.usefixtures("without_power_cuts")
+
+
+@pytest.fixture(name="without_power_cuts")
+def _without_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def made(folder: Path, dtype: str = "float32") -> GramStore:
+    return stores.filled(stores.made(folder / "a.gram", n=N, dtype=dtype, tile=TILE))
+
+
+def loaded(store: GramStore, partition: Partition, **given: object) -> Holder:
+    source = pickle.loads(pickle.dumps(StoredTiles.of(store, "ntk", partition.n)))
+    holder = Holder(source, **given)  # type: ignore[arg-type]
+    for part, tiles in enumerate(partition.parts):
+        holder.load(part, tiles)
+    return holder
+
+
+def whole(holder: Holder, partition: Partition, V: np.ndarray) -> np.ndarray:
+    """K·V of a holder that holds everything, its shares added as one group each."""
+    m, shares = len(V), partition.shares(len(V))
+    touched = partition.spans([p for share in shares for p in share], m)
+    rows = np.concatenate([V[a:b] for a, b in touched])
+    out = np.zeros_like(V)
+    for share, block in zip(shares, holder.multiply(rows, m, shares), strict=True):
+        at = 0
+        for a, b in partition.spans(share, m):
+            out[a:b] += block[at : at + b - a]
+            at += b - a
+        assert at == len(block)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("n", "m"), [(N, N), (N, 11), (17, 17), (17, 1)])
+def test_products_diagonal_and_columns(dtype: str, threads: int, n: int, m: int, tmp_path: Path) -> None:
+    store = made(tmp_path, dtype)
+    partition = Partition.of(store.tiles("train", "ntk", n), n, 2, 3)
+    holder = loaded(store, partition, threads=threads)
+    K = store.train("ntk", m)
+    V = np.random.default_rng(0).standard_normal((m, 3))
+    tolerance = 10 * m * EPS * np.abs(K).max()
+    np.testing.assert_allclose(whole(holder, partition, V), K @ V, atol=tolerance)
+    assert holder.bytes_held == sum(partition.entries) * np.dtype(dtype).itemsize
+    parts = [p for share in partition.shares(m) for p in share]
+    numbers = np.concatenate(holder.diagonal(parts, m))
+    np.testing.assert_array_equal(np.sort(numbers), np.sort(K.diagonal()))
+    rows = np.array([m - 1, 0, m // 2, 0])
+    out = np.full((m, len(rows)), np.nan)
+    for part, blocks in zip(parts, holder.columns(parts, m, rows), strict=True):
+        for (_, index, place), block in zip(crossings(partition.parts[part], m, rows), blocks, strict=True):
+            assert block.dtype == np.dtype(dtype)
+            out[place] = block if len(index) == 2 else block.T
+    np.testing.assert_array_equal(out, K[:, rows])
+
+
+def test_threads_and_groups_do_not_change_the_bits(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    partition = Partition.of(store.tiles("train", "ntk"), N, 1, 4)
+    V = np.random.default_rng(0).standard_normal((N, 2))
+    one = whole(loaded(store, partition), partition, V)
+    many = whole(loaded(store, partition, threads=4), partition, V)
+    np.testing.assert_array_equal(one, many)
+
+
+def test_on_a_gpu_imitated_on_numpy_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = columnmajor.cuda()
+    monkeypatch.setattr(device, "cuda", lambda: gpu)
+    monkeypatch.setattr(device, "free_bytes", lambda: device.LIBRARY_BYTES + 4 * N * N)
+    store = made(tmp_path)
+    partition = Partition.of(store.tiles("train", "ntk"), N, 2, 2)
+    V = np.random.default_rng(0).standard_normal((N, 2))
+    holder = loaded(store, partition, chosen="auto")
+    assert holder.about()["device"] == "cuda"
+    assert holder.about()["room"] == 4 * N * N
+    np.testing.assert_array_equal(
+        whole(holder, partition, V), whole(loaded(store, partition, chosen="cpu"), partition, V)
+    )
+    monkeypatch.setattr(device, "free_bytes", lambda: device.LIBRARY_BYTES + 10)
+    with pytest.raises(KernregError, match=r"room for 10 B of tiles: use more workers"):
+        loaded(store, partition, chosen="cuda")
+
+
+def test_a_gpu_that_is_named_and_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise KernregError("device cuda needs CuPy")
+
+    monkeypatch.setattr(device, "cuda", missing)
+    store = made(tmp_path)
+    source = StoredTiles.of(store, "ntk", N)
+    assert Holder(source, "auto").about()["device"] == "cpu"
+    with pytest.raises(KernregError, match="needs CuPy"):
+        Holder(source, "cuda")
+    with pytest.raises(KernregError, match=r"device is cpu, cuda, auto, not 'tpu'"):
+        Holder(source, "tpu")
+
+
+def test_what_cannot_be_read_is_one_line_that_travels(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    source = StoredTiles.of(store, "ntk", N)
+    holder = Holder(source)
+    tile = TileGrid.triangle(N, TILE).tile(0, 1)
+    store.shards.path("train", tile).unlink()
+    with pytest.raises(KernregError, match=r"train-00000-00001.h5 .*kernreg gram") as caught:
+        holder.load(0, [tile])
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    with pytest.raises(KernregError, match=r"other rows"):
+        Holder(StoredTiles(store.path, "ntk", 7, 4, source.rows))
+    with pytest.raises(KernregError, match=r"no Gram store.*share"):
+        Holder(StoredTiles(tmp_path / "absent.gram", "ntk", N, 4, source.rows))
+
+
+def test_room_is_kept(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    partition = Partition.of(store.tiles("train", "ntk"), N, 1, 1)
+    size = 4 * sum(partition.entries)
+    assert loaded(store, partition, room=size).bytes_held == size
+    with pytest.raises(KernregError, match="use more workers"):
+        loaded(store, partition, room=size - 1)
