@@ -42,7 +42,10 @@ ROWS, WORKERS = (10_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000
 RECORD = (5_000_000, 1024)  # rows of the record, and GPUs whose memory holds them
 # What no machine here could measure.
 ASSUMED = {
-    "updates_per_s": (9.5e11, "a GPU, S and T in float32: bound of docs/gpu.md for an H100 or H200, computed, not measured"),
+    "updates_per_s": (
+        9.5e11,
+        "a GPU, S and T in float32: bound of docs/gpu.md for an H100 or H200, computed, not measured",
+    ),
     "dense_flops": (4e13, "float32 products of a GPU, two thirds of an H100's data sheet"),
     "memory_bytes": (72e9, "of a GPU for tiles: 80 GB less work space"),
     "memory_bytes_per_s": (2.4e12, "seven tenths of an H100's data sheet"),
@@ -103,7 +106,9 @@ def measured(quick: bool) -> dict[str, Any]:
         ) as cluster,
         Client(cluster, direct_to_workers=True) as client,
     ):
-        actors = [client.submit(Echo, actor=True, pure=False, workers=[w]).result() for w in client.nthreads()]
+        actors = [
+            client.submit(Echo, actor=True, pure=False, workers=[w]).result() for w in client.nthreads()
+        ]
         actors[0].nothing().result()
         calls = 20 if quick else 200
         found["call_s"] = best(lambda: actors[0].nothing().result(), calls)
@@ -116,7 +121,9 @@ def measured(quick: bool) -> dict[str, Any]:
     tiles = tuple(TileGrid.triangle(n, n // 4))
     holder.load(0, tiles)
     V = np.random.default_rng(1).standard_normal((n, COLUMNS))
-    found["entries_per_s"] = sum(t.shape[0] * t.shape[1] for t in tiles) / best(lambda: holder.multiply(V, n, [(0,)]), 5)
+    found["entries_per_s"] = sum(t.shape[0] * t.shape[1] for t in tiles) / best(
+        lambda: holder.multiply(V, n, [(0,)]), 5
+    )
     K = np.ones((n, n), np.float32)
     R, Q = V[:, :OUTPUTS], np.random.default_rng(2).standard_normal((n, rank))
     D = np.eye(rank)
@@ -145,7 +152,9 @@ def iterations(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
 
 def model(n: int, P: int, constants: dict[str, Any], steps: int) -> dict[str, Any]:
     """Seconds of each part, for n rows on P GPUs. `steps` is iterations."""
-    a = {name: value for name, (value, _) in ASSUMED.items()} | {k: v for k, v in constants.items() if k != "iterations"}
+    a = {name: value for name, (value, _) in ASSUMED.items()} | {
+        k: v for k, v in constants.items() if k != "iterations"
+    }
     link = min(a["network_bytes_per_s"], a["connection_bytes_per_s"])
     tile = TILE if n <= 1_000_000 else 4 * TILE
     partition = Partition.of(list(TileGrid.triangle(n, tile)), n, P, 1)
@@ -193,7 +202,9 @@ def figure(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
             seconds = [_total(row, name) for row in of]
             (line,) = axis.loglog([row["n"] for row in of], seconds, ":", lw=1)
             kept = [(row["n"], s) for row, s in zip(of, seconds, strict=True) if row["fits"]]
-            axis.loglog(*zip(*kept, strict=True), "o-", color=line.get_color(), label=f"{P} GPU{'s' if P > 1 else ''}")
+            axis.loglog(
+                *zip(*kept, strict=True), "o-", color=line.get_color(), label=f"{P} GPU{'s' if P > 1 else ''}"
+            )
             axis.set_title(f"CNN-{name.upper()}, 8 layers, 32×32×3")
             axis.set_xlabel("training rows n")
     axes[0].set_ylabel(f"seconds: Gram, preconditioner, {steps} iterations")
@@ -202,7 +213,10 @@ def figure(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
         for seconds, text in ((60, "a minute"), (3600, "an hour"), (86400, "a day")):
             axis.axhline(seconds, color="0.8", lw=0.6, zorder=0)
             axis.annotate(text, (ROWS[0], seconds), color="0.5", fontsize=7, va="bottom")
-    chart.suptitle("Simulated from measured constants and an assumed GPU; dotted where the tiles exceed its memory", fontsize=9)
+    chart.suptitle(
+        "Simulated from measured constants and an assumed GPU; dotted where the tiles exceed its memory",
+        fontsize=9,
+    )
     chart.savefig(path, dpi=120)
     plt.close(chart)
 
@@ -241,7 +255,12 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for row in result["rows"]:
         t, build = row["iteration_s"], row["build_s"]
-        cells = [f"{row['n']:,}", str(row["gpus"]), f"{row['bytes_a_gpu'] / 1e9:.2g}", f"{row['touched']:.1f}"]
+        cells = [
+            f"{row['n']:,}",
+            str(row["gpus"]),
+            f"{row['bytes_a_gpu'] / 1e9:.2g}",
+            f"{row['touched']:.1f}",
+        ]
         numbers = [row["sent_bytes"] / 1e6, *(build[k] for k in UPDATES), row["write_and_read_s"]]
         numbers += [row["preconditioner_s"], *t.values(), row["cg_s"], _total(row, "vec"), _total(row, "gap")]
         cells += [f"{number:.2g}" if number < 1000 else f"{number:,.0f}" for number in numbers]
@@ -267,7 +286,11 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "cluster_model.json").write_text(json.dumps(result, indent=1) + "\n")
         (out / "cluster_model.md").write_text(markdown(result))
-        figure([row for row in result["rows"] if row["gpus"] in WORKERS], options.steps, out / "cluster_model.png")
+        figure(
+            [row for row in result["rows"] if row["gpus"] in WORKERS],
+            options.steps,
+            out / "cluster_model.png",
+        )
         print(f"wrote {out / 'cluster_model.json'}", file=sys.stderr)
 
 

@@ -77,7 +77,9 @@ def problem(size: Size, folder: Path) -> GramStore:
     )
     with store:
         for part, tile in store.missing():
-            distances = squares[tile.rows, None] + squares[tile.columns] - 2 * x[tile.rows] @ x[tile.columns].T
+            distances = (
+                squares[tile.rows, None] + squares[tile.columns] - 2 * x[tile.rows] @ x[tile.columns].T
+            )
             if tile.diagonal:
                 distances = np.minimum(distances, distances.T)
                 np.fill_diagonal(distances, 0)
@@ -131,7 +133,9 @@ def measure(size: Size, folder: Path) -> dict[str, Any]:
     with one_blas_thread():
         for name, K in operators.items():
             rows[name] = {"contestant": name, "n": size.n, "iterations": verify(name, K, dense, B, truth)}
-        seconds: dict[str, dict[str, list[float]]] = {name: {"product": [], "solve": []} for name in operators}
+        seconds: dict[str, dict[str, list[float]]] = {
+            name: {"product": [], "solve": []} for name in operators
+        }
         for _ in range(size.repeats):
             for name, K in operators.items():
                 of = seconds[name]
@@ -139,7 +143,9 @@ def measure(size: Size, folder: Path) -> dict[str, Any]:
                 of["solve"].append(clocked(lambda K=K: run(K, B)))
         for name, K in operators.items():
             rows[name] |= {what: summary(values) for what, values in seconds[name].items()}
-            rows[name]["speed_of_one_process"] = ratio(seconds["one process"]["product"], seconds[name]["product"])
+            rows[name]["speed_of_one_process"] = ratio(
+                seconds["one process"]["product"], seconds[name]["product"]
+            )
             if isinstance(K, Distributed):
                 rows[name] |= counted(K, V)
         lost = killed(operators[f"{counts[-1]} workers"], B) if counts[-1] > 1 else {}
@@ -171,7 +177,11 @@ def killed(K: Distributed, B: np.ndarray) -> dict[str, Any]:
     survived = run(K, B, progress=meter)
     if K.crew.lost != [victim.address] or not np.array_equal(survived.value, whole.value):
         raise SystemExit("the solution after a loss is another one: red")
-    return {"seconds_whole": whole.stats.seconds, "seconds_with_a_loss": survived.stats.seconds, "same_bits": True}
+    return {
+        "seconds_whole": whole.stats.seconds,
+        "seconds_with_a_loss": survived.stats.seconds,
+        "same_bits": True,
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:

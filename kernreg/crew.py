@@ -6,7 +6,9 @@ is lost is for the scheduler to say: it drops one whose connection ends at once,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0  # between two questions whether a worker that has not answered is still there
 GRACE_SECONDS = 5.0  # in which the scheduler notices that a worker whose connection failed is gone
 PATIENCE_SECONDS = 60.0  # for new workers, where those that are left cannot hold the tiles
+REACH_SECONDS = 3.0  # to connect to a worker; clients behind a firewall wait so long once
 PAUSE = 0.8  # of its memory limit, at which Dask pauses a worker
 
 _numbers = itertools.count()
@@ -93,6 +96,10 @@ class Crew:
         self.lost: list[str] = []
         self.generation = 0
         threads = self._workers()
+        if not client.direct_to_workers and all(map(_reachable, threads)):
+            client.direct_to_workers = (
+                True  # else whatever is sent passes through the scheduler, twice on the wire
+            )
         self.partition = partition(len(threads), max(threads.values()))
         self._sizes = [entries * source.itemsize for entries in self.partition.entries]
         try:
@@ -103,10 +110,7 @@ class Crew:
 
     def close(self) -> None:
         """Let go of all tiles."""
-        for member in self.members.values():
-            self.call(member, "meet", "", {})  # peers that know an actor keep it alive
-        for member in self.members.values():
-            member.future.release()
+        self._dismiss([member.future for member in self.members.values()])
         self.members.clear()
 
     def collect(
@@ -154,17 +158,20 @@ class Crew:
         except (OSError, ValueError, RuntimeError) as error:  # Dask knows already that the worker is gone
             return error
 
-    def answer(self, member: Member, call: Any) -> Any:
+    def answer(self, member: Member, call: Any, beside: Sequence[Member] = ()) -> Any:
         """What a call returned.
 
+        Args:
+            beside: others without whom the worker may wait for ever.
+
         Raises:
-            Lost: the worker is, and is forgotten.
+            Lost: one of them is, and is forgotten.
             KernregError: in the worker's own words. RoundLost: as `Peer`.
         """
         try:
-            return self._answer(member.address, call, member.future)
-        except Lost:
-            self._forget(member)
+            return self._answer(call, {m.address: m.future for m in (member, *beside)})
+        except Lost as loss:
+            self._forget(str(loss))
             raise
 
     def bury(self, members: Sequence[Member], reason: str) -> None:
@@ -174,7 +181,7 @@ class Crew:
             alive = self._alive()
             for member in members:
                 if member.address not in alive:
-                    self._forget(member)
+                    self._forget(member.address)
             if time.monotonic() > until:
                 raise KernregError(f"the workers cannot reach each other ({reason}): use exchange='client'")
             time.sleep(POLL_SECONDS / 10)
@@ -239,15 +246,15 @@ class Crew:
             arguments = (self._source, self._device, threads[address], room)
             key = f"kernreg-peer-{next(_numbers)}-{time.time_ns()}"
             coming[address] = self._client.submit(Peer, *arguments, key=key, workers=[address], actor=True)
-        for address, future in coming.items():
-            try:
-                member = Member(address, future, self._answer(address, future, future))
-                member.about = self._answer(address, self.call(member, "about"), future)
-            except Lost:
-                future.release()
-            else:
-                self.members[address] = member
-                self.generation += 1
+        try:
+            for address, future in coming.items():
+                with contextlib.suppress(Lost):
+                    member = Member(address, future, self._answer(future, {address: future}))
+                    member.about = self._answer(self.call(member, "about"), {address: future})
+                    self.members[address] = member
+                    self.generation += 1
+        finally:
+            self._dismiss([future for address, future in coming.items() if address not in self.members])
 
     def _workers(self) -> dict[str, int]:
         """Threads of every worker, once there is one."""
@@ -265,10 +272,13 @@ class Crew:
         """Threads of every worker that the scheduler knows."""
         try:
             return dict(self._client.nthreads())
-        except (OSError, RuntimeError, ValueError) as error:
-            raise KernregError(f"the scheduler is gone ({error}): run the same command on another cluster") from None
+        except Exception as error:  # it says so in many ways
+            raise KernregError(
+                f"the scheduler is gone ({error}): run the same command on another cluster"
+            ) from None
 
-    def _answer(self, address: str, call: Any, actor: Any) -> Any:
+    def _answer(self, call: Any, actors: dict[str, Any]) -> Any:
+        """What a call of the first of these actors, by address, returned."""
         until = None
         while True:
             try:
@@ -278,23 +288,46 @@ class Crew:
             except (KernregError, RoundLost):
                 raise
             except Exception as error:
-                # a worker may have come back under the same address, without the actor
-                if address not in self._alive() or actor.status in ("lost", "cancelled"):
-                    raise Lost(address) from None
+                alive = self._alive()
+                for address, actor in actors.items():
+                    # a worker may have come back under the same address, without the actor
+                    if address not in alive or actor.status in ("lost", "cancelled"):
+                        raise Lost(address) from None
                 if isinstance(error, TimeoutError) and not call.done():
                     continue
                 # a connection that failed: the scheduler has to notice, too
                 until = until or time.monotonic() + GRACE_SECONDS
                 if not isinstance(error, OSError | ValueError | RuntimeError) or time.monotonic() > until:
-                    raise KernregError(f"worker {address}: {type(error).__name__}: {error}") from error
+                    raise KernregError(
+                        f"worker {next(iter(actors))}: {type(error).__name__}: {error}"
+                    ) from error
                 time.sleep(POLL_SECONDS / 10)
 
-    def _forget(self, member: Member) -> None:
-        if self.members.pop(member.address, None) is not None:
-            member.future.release()
-            self.lost.append(member.address)
+    def _dismiss(self, futures: list[Any]) -> None:
+        """End actors, even if some object here or on another worker still refers to them."""
+        if not futures:
+            return
+        with contextlib.suppress(Exception):  # a scheduler that is gone has ended them
+            self._client.cancel(futures, force=True)
+
+    def _forget(self, address: str) -> None:
+        if (member := self.members.pop(address, None)) is not None:
+            self._dismiss([member.future])
+            self.lost.append(address)
             self.generation += 1
-            self._note(f"lost worker {member.address}: the others read its {show_bytes(member.bytes_held)} of tiles again")
+            self._note(
+                f"lost worker {address}: the others read its {show_bytes(member.bytes_held)} of tiles again"
+            )
+
+
+def _reachable(address: str) -> bool:
+    """Whether this process can connect to a worker at tcp://host:port or the like."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _memory_limit(dask_worker: Any) -> int | None:

@@ -80,8 +80,8 @@ class Distributed(Symmetric):
         """The first n rows (default: all) of one kernel (default: the NTK if it is there), read by the workers.
 
         Args:
-            client: of a `distributed` cluster whose workers see the store under the same path. With
-                `Client(…, direct_to_workers=True)` vectors do not pass through the scheduler.
+            client: of a `distributed` cluster whose workers see the store under the same path. Vectors go to the workers
+                directly if they can be reached from here, else through the scheduler.
             store: the tiles of the first n rows must be there.
             shares: of the partition; default: as many as there are workers. The same number gives the same bits with any
                 number of workers.

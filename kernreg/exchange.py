@@ -114,7 +114,7 @@ class Exchange:
 
     def _all(self, crew: Crew, method: str, arguments: Callable[[str], tuple[Any, ...]]) -> dict[str, Any]:
         calls = [(member, crew.call(member, method, *arguments(member.address))) for member in self.members]
-        return {member.address: crew.answer(member, call) for member, call in calls}
+        return {member.address: crew.answer(member, call, self.members) for member, call in calls}
 
 
 def _owned(spans: Ranges, m: int, addresses: list[str]) -> dict[str, Ranges]:

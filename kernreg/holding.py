@@ -76,9 +76,13 @@ class StoredTiles:
         try:
             self._store = GramStore.open(self.path)
         except KernregError as error:
-            raise KernregError(f"{error} (the workers read the store from a file system that they share)") from None
+            raise KernregError(
+                f"{error} (the workers read the store from a file system that they share)"
+            ) from None
         if checksum(self._store.hashes_train[: self.n]) != self.rows:
-            raise KernregError(f"{self.path} on {socket.gethostname()} is a store of other rows: share its file system")
+            raise KernregError(
+                f"{self.path} on {socket.gethostname()} is a store of other rows: share its file system"
+            )
 
     def read(self, tile: Tile) -> Array:
         block = self._store.shards.read("train", tile, self.kernel)
@@ -92,7 +96,9 @@ class Holder:
         bytes_held: of the tiles.
     """
 
-    def __init__(self, source: Source, chosen: str = "auto", threads: int = 1, room: int | None = None) -> None:
+    def __init__(
+        self, source: Source, chosen: str = "auto", threads: int = 1, room: int | None = None
+    ) -> None:
         """Nothing held yet.
 
         Args:
@@ -183,7 +189,9 @@ class Holder:
         """For each part what `crossings` names, in its order and in the dtype of the tiles."""
         return [
             [
-                self._device.get(self._tiles[part][tile][: m - tile.row_start, : m - tile.column_start][self._on(index)])
+                self._device.get(
+                    self._tiles[part][tile][: m - tile.row_start, : m - tile.column_start][self._on(index)]
+                )
                 for tile, index, _ in crossings(self._tiles[part], m, rows)
             ]
             for part in parts
@@ -210,7 +218,9 @@ class Holder:
             return sums[group[0]]
         first = sums[group[0]]
         total = self._device.xp.zeros((sum(b - a for a, b in self._spans(group, m)), first.shape[1]))
-        add_parts(total, places(self._spans(group, m)), [(self._spans([part], m), sums[part]) for part in group])
+        add_parts(
+            total, places(self._spans(group, m)), [(self._spans([part], m), sums[part]) for part in group]
+        )
         return total
 
     def _spans(self, parts: Sequence[int], m: int) -> list[tuple[int, int]]:
@@ -233,7 +243,10 @@ def crossings(tiles: Sequence[Tile] | dict[Tile, Any], m: int, rows: Rows) -> It
     for tile in tiles:
         if tile.column_start >= m:
             continue
-        across, down = slice(tile.row_start, min(tile.row_stop, m)), slice(tile.column_start, min(tile.column_stop, m))
+        across, down = (
+            slice(tile.row_start, min(tile.row_stop, m)),
+            slice(tile.column_start, min(tile.column_stop, m)),
+        )
         at = np.flatnonzero((rows >= down.start) & (rows < down.stop))
         if at.size:
             yield tile, (slice(None), rows[at] - down.start), (across, at)

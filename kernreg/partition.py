@@ -45,7 +45,9 @@ class Partition:
             KernregError: no share, or no part of one.
         """
         if shares < 1 or cuts < 1:
-            raise KernregError(f"a partition has at least one share and one part of it, not {shares} and {cuts}")
+            raise KernregError(
+                f"a partition has at least one share and one part of it, not {shares} and {cuts}"
+            )
         edges = sorted({min(edge, n) for tile in tiles for edge in (tile.row_start, tile.row_stop)})
         dealt = [part for share in _deal(list(tiles), n, shares) for part in _deal(share, n, cuts)]
         return cls(tuple(edges), tuple(tuple(sorted(part, key=_by_columns)) for part in dealt), cuts)

@@ -292,7 +292,9 @@ def cg_bytes(cg: ConjugateGradients, n: int, c: int) -> int:
     return PROCESS_BYTES + 8 * n * (12 * c + rank + 2 * BLOCK[1])
 
 
-def require_cg_memory(cg: ConjugateGradients, n: int, c: int, memory: int | str | None, beside: int = 0) -> int:
+def require_cg_memory(
+    cg: ConjugateGradients, n: int, c: int, memory: int | str | None, beside: int = 0
+) -> int:
     """Bytes of the budget that are left for the operator, at least `beside`.
 
     Raises:
