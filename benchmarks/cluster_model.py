@@ -28,6 +28,7 @@ from measuring.machine import facts
 import kernreg
 from kernreg.architecture import Architecture
 from kernreg.cg import ConjugateGradients
+from kernreg.distributed import MANY
 from kernreg.gram import gram
 from kernreg.holding import Holder
 from kernreg.operators import Dense
@@ -124,13 +125,11 @@ def measured(quick: bool) -> dict[str, Any]:
     found["entries_per_s"] = sum(t.shape[0] * t.shape[1] for t in tiles) / best(
         lambda: holder.multiply(V, n, [(0,)]), 5
     )
-    K = np.ones((n, n), np.float32)
     R, Q = V[:, :OUTPUTS], np.random.default_rng(2).standard_normal((n, rank))
     D = np.eye(rank)
     found["preconditioner_bytes_per_s"] = 2 * Q.nbytes / best(lambda: R - Q @ (D @ (Q.T @ R)), 5)
     found["client_flops"] = 2.0 * n * rank**2 / best(lambda: Q.T @ Q, 3)
     found["vector_bytes_per_s"] = 4 * 8 * n * OUTPUTS / best(lambda: R * 1.1 + R, 5)
-    del K
     found["iterations"] = iterations((200, 400) if quick else (500, 1000, 2000, 4000))
     return found
 
@@ -156,17 +155,28 @@ def model(n: int, P: int, constants: dict[str, Any], steps: int) -> dict[str, An
         k: v for k, v in constants.items() if k != "iterations"
     }
     link = min(a["network_bytes_per_s"], a["connection_bytes_per_s"])
-    tile = TILE if n <= 1_000_000 else 4 * TILE
+    tile = min(TILE if n <= 1_000_000 else 4 * TILE, n // 64)
     partition = Partition.of(list(TileGrid.triangle(n, tile)), n, P, 1)
     most = max(partition.entries)
-    touched = partition.rows([(s,) for s in range(P)], n)
+    rows = [partition.rows([(s,)], n) for s in range(P)]
+    touched = sum(rows)
     rank = default_rank(n)
     pairs, stored = n * (n + 1) / 2, 4.0 * sum(partition.entries)
     build = {name: pairs * updates / (P * a["updates_per_s"]) for name, updates in UPDATES.items()}
     build["fcn"] = pairs * 2 * FEATURES / (P * a["dense_flops"])
     # a float32 entry is read, written as float64 and read twice; both triangles cost 2·c operations each
     product = max(most * 28 / a["memory_bytes_per_s"], 4.0 * most * COLUMNS / a["flops"])
-    wire = 2 * 8 * COLUMNS * touched / link + a["call_s"] + (P - 1) * a["each_further_call_s"]
+    calls = a["call_s"] + (P - 1) * a["each_further_call_s"]
+    # by way of the client all that the workers need and give passes its connection; by way of the workers each vector once, and
+    # the rows of the busiest worker its own: three calls of each instead of one, and one call of every peer that it pulls from
+    peers = min(P - 1, 2 * max(rows) * P // n + 1)
+    wire = {
+        "client": 2 * 8 * COLUMNS * touched / link + calls,
+        "workers": 2 * 8 * COLUMNS * (n + max(rows)) / link
+        + 3 * calls
+        + 2 * peers * a["each_further_call_s"],
+    }
+    way = "workers" if P >= MANY else "client"
     fast = a["client_speedup"]
     client = 2 * 8 * n * rank / (fast * a["preconditioner_bytes_per_s"]) + 30 * 8 * n * OUTPUTS / (
         fast * a["vector_bytes_per_s"]
@@ -184,8 +194,13 @@ def model(n: int, P: int, constants: dict[str, Any], steps: int) -> dict[str, An
         "build_s": build,
         "write_and_read_s": 2 * stored / a["disk_bytes_per_s"],
         "preconditioner_s": columns,
-        "iteration_s": {"product": product, "wire": wire, "client": client},
-        "cg_s": steps * (product + wire + client),
+        "iteration_s": {
+            "product": product,
+            **{f"by {name}": value for name, value in wire.items()},
+            "client": client,
+        },
+        "exchange": way,
+        "cg_s": steps * (product + wire[way] + client),
     }
 
 
@@ -234,10 +249,12 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "| measured | |",
         "|---|---|",
-        f"| a call of one worker, each further one at once | {1e3 * m['call_s']:.2f} ms, {1e3 * m['each_further_call_s']:.2f} ms |",
+        f"| a call of one worker | {1e3 * m['call_s']:.2f} ms |",
+        f"| each further one at once | {1e3 * m['each_further_call_s']:.2f} ms |",
         f"| a connection | {m['connection_bytes_per_s'] / 1e9:.2f} GB/s |",
         f"| a worker's product on one core, {COLUMNS} columns | {m['entries_per_s']:.2e} entries/s |",
-        f"| client: preconditioner, products | {m['preconditioner_bytes_per_s'] / 1e9:.1f} GB/s, {m['client_flops'] / 1e9:.0f} GFlop/s |",
+        f"| client: preconditioner | {m['preconditioner_bytes_per_s'] / 1e9:.1f} GB/s |",
+        f"| client: products | {m['client_flops'] / 1e9:.0f} GFlop/s |",
         "| iterations with the preconditioner (without) | "
         + ", ".join(f"n = {row['n']}: {row['with']} ({row['without']})" for row in m["iterations"])
         + " |",
@@ -247,11 +264,11 @@ def markdown(result: dict[str, Any]) -> str:
         *(f"| {name.replace('_', ' ')} | {value:.3g} | {why} |" for name, (value, why) in ASSUMED.items()),
         "",
         f"{result['steps']} iterations, {COLUMNS} columns, rank 8·√n up to 2,000. Seconds; Gram: computed, or written to and read from the "
-        "file system if that takes longer. *Italics*: the tiles exceed the memory of the GPUs.",
+        f"file system if that takes longer. Vectors by way of the workers from {MANY} GPUs on. *Italics*: the tiles exceed the memory of the GPUs.",
         "",
         "| n | GPUs | GB a GPU | rows sent ÷ n | MB each way | Gram FCN | VEC | GAP | file system | preconditioner "
-        "| iteration: product | wire | client | CG | VEC in all | GAP in all |",
-        "|" + "---|" * 16,
+        "| iteration: product | vectors by the client | by the workers | client's own | CG | VEC in all | GAP in all |",
+        "|" + "---|" * 17,
     ]
     for row in result["rows"]:
         t, build = row["iteration_s"], row["build_s"]
@@ -269,6 +286,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller measurements; prints only")
     parser.add_argument("--out", type=Path, help="folder to write to; benchmarks/results for a full run")

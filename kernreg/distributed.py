@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from kernreg.actors import Lost, Member
 from kernreg.cg import ConjugateGradients
 from kernreg.cholesky import Matrix
-from kernreg.crew import Crew, Lost, Member
+from kernreg.crew import Crew
 from kernreg.errors import KernregError
 from kernreg.exchange import Exchange
 from kernreg.holding import StoredTiles, add_parts, crossings

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from kernreg.actors import Lost, Member
 from kernreg.cholesky import Matrix
-from kernreg.crew import Crew, Lost, Member
+from kernreg.crew import Crew
 from kernreg.peer import Group, Pull, Ranges, RoundLost, Sums
 
 _rounds = itertools.count()

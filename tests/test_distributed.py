@@ -15,9 +15,9 @@ import pytest
 from matrices import problem, stored
 from tolerances import solved
 
-from kernreg import crew
+from kernreg import actors, crew
+from kernreg.actors import Member
 from kernreg.cg import ConjugateGradients
-from kernreg.crew import Member
 from kernreg.distributed import Distributed, solve_on
 from kernreg.errors import KernregError
 from kernreg.operators import Dense, Shifted, Stored
@@ -262,7 +262,7 @@ def test_what_cannot_be_is_one_line(client: Any, tmp_path: Path, monkeypatch: py
     with pytest.raises(KernregError, match=r"needs about .* of memory"):
         solve_on(client, store, memory="1MiB")
     monkeypatch.setattr(crew, "PAUSE", 0.0)
-    monkeypatch.setattr(crew, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(actors, "PATIENCE_SECONDS", 0.1)
     with pytest.raises(KernregError, match=r"room for 0 B: start more workers"):
         Distributed(client, store)
 
