@@ -28,7 +28,7 @@ from measuring.machine import facts
 import kernreg
 from kernreg.architecture import Architecture
 from kernreg.cg import ConjugateGradients
-from kernreg.distributed import MANY
+from kernreg.exchange import pays
 from kernreg.gram import gram
 from kernreg.holding import Holder
 from kernreg.operators import Dense
@@ -176,7 +176,7 @@ def model(n: int, P: int, constants: dict[str, Any], steps: int) -> dict[str, An
         + 3 * calls
         + 2 * peers * a["each_further_call_s"],
     }
-    way = "workers" if P >= MANY else "client"
+    way = "workers" if pays(rows, n) else "client"
     fast = a["client_speedup"]
     client = 2 * 8 * n * rank / (fast * a["preconditioner_bytes_per_s"]) + 30 * 8 * n * OUTPUTS / (
         fast * a["vector_bytes_per_s"]
@@ -263,8 +263,9 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name.replace('_', ' ')} | {value:.3g} | {why} |" for name, (value, why) in ASSUMED.items()),
         "",
-        f"{result['steps']} iterations, {COLUMNS} columns, rank 8·√n up to 2,000. Seconds; Gram: computed, or written to and read from the "
-        f"file system if that takes longer. Vectors by way of the workers from {MANY} GPUs on. *Italics*: the tiles exceed the memory of the GPUs.",
+        f"{result['steps']} iterations, {COLUMNS} columns, rank 8·√n up to 2,000. Seconds; Gram: computed, or written to and "
+        "read from the file system if that takes longer. CG: vectors by the way that the code would choose. "
+        "*Italics*: the tiles exceed the memory of the GPUs.",
         "",
         "| n | GPUs | GB a GPU | rows sent ÷ n | MB each way | Gram FCN | VEC | GAP | file system | preconditioner "
         "| iteration: product | vectors by the client | by the workers | client's own | CG | VEC in all | GAP in all |",

@@ -194,7 +194,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"commit {machine['commit']}. float32 tiles of {result['tile']} rows, {COLUMNS} columns a product, {OUTPUTS} targets; "
         "one thread a process. ×: how many times faster than one process.",
         "",
-        "| | n | product, ms | 20–80 % | × | solve, s | iterations | sent, MB a product | received | between workers | sent ÷ vectors |",
+        "| | n | product, ms | 20–80 % | × | solve, s | iterations | sent, MB a product | received | between workers "
+        "| sent ÷ vectors |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:

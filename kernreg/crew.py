@@ -146,7 +146,7 @@ class Crew:
                 free = sum(_free(member) for member in self.members.values())
                 raise KernregError(
                     f"{show_bytes(sum(self._sizes[part] for part in missing))} of tiles are to be held, and "
-                    f"{len(self.members)} workers have room for {show_bytes(free)}: start more workers, or give them more memory"
+                    f"{len(self.members)} workers have room for {show_bytes(int(free))}: start more workers, or give them more memory"
                 )
             time.sleep(actors.POLL_SECONDS / 2)
             self._enlist()

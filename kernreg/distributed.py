@@ -17,7 +17,7 @@ from kernreg.cg import ConjugateGradients
 from kernreg.cholesky import Matrix
 from kernreg.crew import Crew
 from kernreg.errors import KernregError
-from kernreg.exchange import Exchange
+from kernreg.exchange import Exchange, pays
 from kernreg.holding import StoredTiles, add_parts, crossings
 from kernreg.iterations import Report
 from kernreg.operators import Rows, Symmetric
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 EXCHANGES = ("client", "workers", "auto")
-MANY = 8  # workers from which the connection of the client is the bottleneck: docs/distributed.md
 
 
 @dataclass
@@ -87,7 +86,7 @@ class Distributed(Symmetric):
             shares: of the partition; default: as many as there are workers. The same number gives the same bits with any
                 number of workers.
             cuts: parts of a share; more if a worker has more threads and `shares` is not given.
-            exchange: "client", "workers" or "auto": "workers" if there are eight or more.
+            exchange: "client", "workers" or "auto", see `kernreg.exchange.pays`.
             device: "cpu", "cuda" or "auto": the GPU of a worker that has one.
             progress: True for a bar of the bytes read, or a function of (done, all).
             note: is told in a line when a worker is lost.
@@ -111,7 +110,8 @@ class Distributed(Symmetric):
         self.store, self.partition, self.traffic = store, self.crew.partition, Traffic()
         self.exchange = exchange
         if exchange == "auto":
-            self.exchange = "workers" if len(self.crew.members) >= MANY else "client"
+            rows = [self.partition.rows([member.parts], m) for member in self.crew.members.values()]
+            self.exchange = "workers" if pays(rows, m) else "client"
         self._lead(m)
 
     def _lead(self, m: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from kernreg.actors import Lost, Member
 from kernreg.cholesky import Matrix
 from kernreg.crew import Crew
 from kernreg.peer import Group, Pull, Ranges, RoundLost, Sums
+
+# Of ten columns, that cross a connection while a worker is called twice: benchmarks/results/cluster_model.md.
+ROWS_OF_TWO_CALLS = 7000
 
 _rounds = itertools.count()
 
@@ -116,6 +119,15 @@ class Exchange:
     def _all(self, crew: Crew, method: str, arguments: Callable[[str], tuple[Any, ...]]) -> dict[str, Any]:
         calls = [(member, crew.call(member, method, *arguments(member.address))) for member in self.members]
         return {member.address: crew.answer(member, call, self.members) for member, call in calls}
+
+
+def pays(rows: Sequence[int], n: int) -> bool:
+    """Whether vectors had better travel between the workers, who touch so many of n rows each.
+
+    What the connection of the client is spared, less what passes that of the busiest worker instead, is to be worth two more
+    calls of every worker.
+    """
+    return sum(rows) - n - max(rows) > ROWS_OF_TWO_CALLS * len(rows)
 
 
 def _owned(spans: Ranges, m: int, addresses: list[str]) -> dict[str, Ranges]:
