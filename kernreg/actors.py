@@ -87,7 +87,7 @@ class Actors:
         started: list[Member] = []
         try:
             for address, future in coming.items():
-                with contextlib.suppress(Lost):
+                with contextlib.suppress(Lost), self._client.as_current():  # an actor looks for its client
                     member = Member(address, future, self._answer(future, {address: future}))
                     member.about = self._answer(self.call(member, "about"), {address: future})
                     started.append(member)

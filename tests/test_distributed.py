@@ -48,7 +48,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             silence_logs=logging.CRITICAL,
             local_directory=str(tmp_path_factory.mktemp("dask")),
         ) as cluster,
-        distributed.Client(cluster, direct_to_workers=True) as connected,
+        distributed.Client(cluster, set_as_default=False) as connected,
     ):
         yield connected
 
