@@ -1,6 +1,6 @@
 """Conjugate gradients on a cluster of local processes beside one process that streams the same store.
 
-    python benchmarks/distributed_cg.py            about 5 minutes → benchmarks/results/distributed_cg.{json,md}
+    python benchmarks/distributed_cg.py            about 3 minutes → benchmarks/results/distributed_cg.{json,md}
     python benchmarks/distributed_cg.py --quick    a smoke run; prints only
 
 The matrix is exp(−|x − z|) of normal rows, float32, in a Gram store; 10 targets, ridge 0.1, rtol 1e-8, no
@@ -54,7 +54,7 @@ class Size:
     repeats: int
 
 
-FULL, QUICK = Size(8000, 500, 10, 5), Size(600, 100, 3, 1)
+FULL, QUICK = Size(6000, 500, 10, 3), Size(600, 100, 3, 1)
 
 
 def problem(size: Size, folder: Path) -> GramStore:

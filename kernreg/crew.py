@@ -60,7 +60,8 @@ class Crew:
         self.generation = 0
         threads = self._actors.workers()
         self.partition = partition(len(threads), max(threads.values()))
-        self._sizes = [entries * source.itemsize for entries in self.partition.entries]
+        size = source.itemsize if source.keeps else 0
+        self._sizes = [entries * size for entries in self.partition.entries]
         try:
             self.settle(progress)
         except BaseException:
@@ -146,7 +147,8 @@ class Crew:
                 free = sum(_free(member) for member in self.members.values())
                 raise KernregError(
                     f"{show_bytes(sum(self._sizes[part] for part in missing))} of tiles are to be held, and "
-                    f"{len(self.members)} workers have room for {show_bytes(int(free))}: start more workers, or give them more memory"
+                    f"{len(self.members)} workers have room for {show_bytes(int(free))}: "
+                    "start more workers, or give them more memory"
                 )
             time.sleep(actors.POLL_SECONDS / 2)
             self._enlist()

@@ -15,10 +15,11 @@ import numpy as np
 from kernreg.actors import Lost, Member
 from kernreg.cg import ConjugateGradients
 from kernreg.cholesky import Matrix
+from kernreg.computedtiles import ComputedTiles
 from kernreg.crew import Crew
 from kernreg.errors import KernregError
 from kernreg.exchange import Exchange, pays
-from kernreg.holding import StoredTiles, add_parts, crossings
+from kernreg.holding import Source, StoredTiles, add_parts, crossings
 from kernreg.iterations import Report
 from kernreg.operators import Rows, Symmetric
 from kernreg.partition import CUTS, Partition, places
@@ -28,6 +29,7 @@ from kernreg.ridge import RidgeMode
 from kernreg.solution import Solution
 from kernreg.solve import require_cg_memory, solve
 from kernreg.store import GramStore
+from kernreg.tiles import Tile, TileGrid
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -55,7 +57,7 @@ class Distributed(Symmetric):
     """A Gram whose tiles the workers of a cluster hold. Usable in a `with` statement, which lets go of them.
 
     Attributes:
-        n, store: rows, and what they are of.
+        n, store: rows, and the store they are of, or None.
         partition: which tiles are multiplied together, and in what order the sums are added.
         crew: who holds what, and who was lost.
         exchange: the way of the vectors: "client" sends each worker what it needs and adds what comes back; with
@@ -66,7 +68,7 @@ class Distributed(Symmetric):
     def __init__(
         self,
         client: Client,
-        store: GramStore,
+        gram: GramStore | ComputedTiles,
         kernel: str | None = None,
         n: int | None = None,
         *,
@@ -77,12 +79,12 @@ class Distributed(Symmetric):
         progress: bool | Progress = False,
         note: Callable[[str], object] = lambda text: None,
     ) -> None:
-        """The first n rows (default: all) of one kernel (default: the NTK if it is there), read by the workers.
+        """The first n rows (default: all) of one kernel (default: the NTK if it is there), read or computed by the workers.
 
         Args:
             client: of a `distributed` cluster whose workers see the store under the same path. Vectors go to the workers
                 directly if they can be reached from here, else through the scheduler.
-            store: the tiles of the first n rows must be there.
+            gram: a store with the tiles of the first n rows; or what the workers compute by themselves, all of it.
             shares: of the partition; default: as many as there are workers. The same number gives the same bits with any
                 number of workers.
             cuts: parts of a share; more if a worker has more threads and `shares` is not given.
@@ -97,22 +99,20 @@ class Distributed(Symmetric):
         """
         if exchange not in EXCHANGES:
             raise KernregError(f"exchange is {', '.join(EXCHANGES)}, not {exchange!r}")
-        kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
-        tiles = store.tiles("train", kernel, n)
-        m = store.n if n is None else n
+        self.store, source, tiles = _source(gram, kernel, n)
 
         def partition(workers: int, threads: int) -> Partition:
             if shares is None:
-                return Partition.of(tiles, m, workers, max(cuts, threads))
-            return Partition.of(tiles, m, shares, cuts)
+                return Partition.of(tiles, source.n, workers, max(cuts, threads))
+            return Partition.of(tiles, source.n, shares, cuts)
 
-        self.crew = Crew(client, StoredTiles.of(store, kernel, m), partition, device, progress, note)
-        self.store, self.partition, self.traffic = store, self.crew.partition, Traffic()
+        self.crew = Crew(client, source, partition, device, progress, note)
+        self.partition, self.traffic = self.crew.partition, Traffic()
         self.exchange = exchange
         if exchange == "auto":
-            rows = [self.partition.rows([member.parts], m) for member in self.crew.members.values()]
-            self.exchange = "workers" if pays(rows, m) else "client"
-        self._lead(m)
+            touched = [self.partition.rows([m.parts], source.n) for m in self.crew.members.values()]
+            self.exchange = "workers" if pays(touched, source.n) else "client"
+        self._lead(source.n)
 
     def _lead(self, m: int) -> None:
         self.n = m
@@ -183,7 +183,10 @@ class Distributed(Symmetric):
         devices = sorted({member.about["device"] for member in members})
         of = " and ".join(f"{sum(m.about['device'] == name for m in members)} on {name}" for name in devices)
         held, most = sum(m.bytes_held for m in members), max(m.bytes_held for m in members)
-        return f"{len(members)} workers ({of}) hold {show_bytes(held)} of tiles, {show_bytes(most)} at most"
+        what = (
+            f"hold {show_bytes(held)} of tiles, {show_bytes(most)} at most" if held else "compute tiles anew"
+        )
+        return f"{len(members)} worker{'s' if len(members) > 1 else ''} ({of}) {what}"
 
     def close(self) -> None:
         """Let the workers forget the tiles."""
@@ -247,6 +250,16 @@ class Distributed(Symmetric):
         if parts not in self._spans:
             self._spans[parts] = self.partition.spans(parts, self.n)
         return self._spans[parts]
+
+
+def _source(
+    gram: GramStore | ComputedTiles, kernel: str | None, n: int | None
+) -> tuple[GramStore | None, Source, list[Tile]]:
+    if not isinstance(gram, GramStore):
+        return None, gram, list(TileGrid.triangle(gram.n, gram.tile))
+    kernel = kernel or ("ntk" if "ntk" in gram.kernels else gram.kernels[0])
+    tiles = gram.tiles("train", kernel, n)
+    return gram, StoredTiles.of(gram, kernel, gram.n if n is None else n), tiles
 
 
 def solve_on(

@@ -42,6 +42,11 @@ class Source(Protocol):
         """Bytes of a number."""
         ...
 
+    @property
+    def keeps(self) -> bool:
+        """Whether tiles are held, or made anew each time."""
+        ...
+
     def open(self) -> None:
         """Get ready on a worker. Raises KernregError where the worker cannot read it."""
         ...
@@ -66,6 +71,7 @@ class StoredTiles:
     n: int
     itemsize: int
     rows: str
+    keeps: bool = True
 
     @classmethod
     def of(cls, store: GramStore, kernel: str, n: int) -> StoredTiles:
@@ -130,17 +136,17 @@ class Holder:
         }
 
     def load(self, part: int, tiles: Sequence[Tile]) -> int:
-        """Read the tiles of a part, and hold them; returns their bytes.
+        """Read the tiles of a part, and hold them if the source says so; returns the bytes held.
 
         Raises:
             KernregError: a tile is missing or damaged, by file, or there is no room.
         """
+        if not self._source.keeps:
+            self._tiles[part] = dict.fromkeys(tiles)
+            return 0
         held, size = {}, 0
         for tile in tiles:
-            try:
-                block = self._source.read(tile)
-            except KernregError as error:
-                raise KernregError(str(error)) from None  # its own class may not travel
+            block = self._read(tile)
             size += block.nbytes
             if self._room is not None and self.bytes_held + size > self._room:
                 raise KernregError(
@@ -176,8 +182,8 @@ class Holder:
         return [
             np.concatenate(
                 [
-                    self._device.get(block.diagonal()[: m - tile.row_start])
-                    for tile, block in self._tiles[part].items()
+                    self._device.get(self._block(part, tile, m).diagonal())
+                    for tile in self._tiles[part]
                     if tile.diagonal and tile.row_start < m
                 ]
                 or [np.zeros(0)]
@@ -189,13 +195,22 @@ class Holder:
         """For each part what `crossings` names, in its order and in the dtype of the tiles."""
         return [
             [
-                self._device.get(
-                    self._tiles[part][tile][: m - tile.row_start, : m - tile.column_start][self._on(index)]
-                )
+                self._device.get(self._block(part, tile, m)[self._on(index)])
                 for tile, index, _ in crossings(self._tiles[part], m, rows)
             ]
             for part in parts
         ]
+
+    def _block(self, part: int, tile: Tile, m: int) -> Any:
+        block = self._tiles[part][tile]
+        block = self._device.xp.asarray(self._read(tile)) if block is None else block
+        return block[: m - tile.row_start, : m - tile.column_start]
+
+    def _read(self, tile: Tile) -> Array:
+        try:
+            return self._source.read(tile)
+        except KernregError as error:
+            raise KernregError(str(error)) from None  # its own class may not travel
 
     def _on(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(i if isinstance(i, slice) else self._device.xp.asarray(i) for i in index)
@@ -205,9 +220,9 @@ class Holder:
         to = places(touched)
         sums = self._device.xp.zeros((sum(stop - start for start, stop in touched), V.shape[1]))
         band = BAND if self._device is device.HOST else GPU_BAND
-        for tile, block in self._tiles[part].items():
+        for tile in self._tiles[part]:
             if tile.column_start < m:
-                block = block[: m - tile.row_start, : m - tile.column_start]
+                block = self._block(part, tile, m)
                 above, left = V[at[tile.row_start]], V[at[tile.column_start]]
                 p, q = sums[to[tile.row_start]], sums[to[tile.column_start]]
                 add_products(block, tile.diagonal, above, left, p, q, band)

@@ -17,9 +17,12 @@ from tolerances import solved
 
 from kernreg import actors, crew
 from kernreg.actors import Member
+from kernreg.architecture import Architecture
 from kernreg.cg import ConjugateGradients
+from kernreg.computedtiles import ComputedTiles
 from kernreg.distributed import Distributed, solve_on
 from kernreg.errors import KernregError
+from kernreg.kernels.reference import compute
 from kernreg.operators import Dense, Shifted, Stored
 from kernreg.solve import solve, solve_store
 from kernreg.store import GramStore
@@ -244,6 +247,18 @@ def test_a_checkpoint_serves_one_process_as_well(client: Any, tmp_path: Path) ->
     rest = solve(Stored(store), store.y_train, cg, ridge, progress=lambda done, *_: calls.append(done))
     assert calls[0] == 8
     assert rest.ok
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_workers_compute_the_tiles_themselves(client: Any, keeps: bool, tmp_path: Path) -> None:
+    x = np.random.default_rng(3).standard_normal((29, 5))
+    np.save(tmp_path / "x.npy", x)
+    network, V = Architecture.fcn(depth=2), np.random.default_rng(0).standard_normal((29, 2))
+    given: Any = {"backend": "reference", "dtype": "float64", "tile": 8, "keeps": keeps}
+    with Distributed(client, ComputedTiles.of(tmp_path / "x.npy", network, **given)) as operator:
+        K = compute(x, x, network, "ntk", "float64")["ntk"]
+        np.testing.assert_allclose(operator @ V, K @ V, atol=10 * 29 * EPS * np.abs(K).max())
+        assert ("anew" in operator.about()) != keeps
 
 
 def test_what_cannot_be_is_one_line(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

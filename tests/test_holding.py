@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import columnmajor
 import numpy as np
 import pytest
 import stores
+from tolerances import relative
 
 from kernreg import device
+from kernreg.architecture import Architecture
+from kernreg.computedtiles import ComputedTiles
 from kernreg.errors import KernregError
 from kernreg.holding import Holder, StoredTiles, crossings
+from kernreg.kernels.reference import compute
 from kernreg.partition import Partition
 from kernreg.store import GramStore
 from kernreg.tiles import TileGrid
@@ -132,6 +137,48 @@ def test_what_cannot_be_read_is_one_line_that_travels(tmp_path: Path) -> None:
         Holder(StoredTiles(store.path, "ntk", 7, 4, source.rows))
     with pytest.raises(KernregError, match=r"no Gram store.*share"):
         Holder(StoredTiles(tmp_path / "absent.gram", "ntk", N, 4, source.rows))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tiles_are_computed_once_or_every_time(dtype: str, keeps: bool, tmp_path: Path) -> None:
+    x, V = (
+        np.random.default_rng(3).standard_normal((N, 3, 3, 2)),
+        np.random.default_rng(0).standard_normal((N, 2)),
+    )
+    np.save(tmp_path / "x.npy", x)
+    given: Any = {"backend": "reference", "dtype": dtype, "tile": TILE, "keeps": keeps}
+    source = ComputedTiles.of(tmp_path / "x.npy", Architecture.vec(depth=1), **given)
+    assert source.n == N
+    partition = Partition.of(list(TileGrid.triangle(N, TILE)), N, 2, 2)
+    holder = Holder(pickle.loads(pickle.dumps(source)))
+    for part, tiles in enumerate(partition.parts):
+        holder.load(part, tiles)
+    assert holder.bytes_held == (source.itemsize * sum(partition.entries) if keeps else 0)
+    K = compute(x, x, Architecture.vec(depth=1), "ntk", "float64")["ntk"]
+    tolerance = relative(dtype, Architecture.vec(depth=1)) * np.abs(K).max()
+    np.testing.assert_allclose(whole(holder, partition, V), K @ V, atol=N * tolerance)
+    parts = list(range(len(partition.parts)))
+    numbers = np.concatenate(holder.diagonal(parts, N))
+    np.testing.assert_allclose(np.sort(numbers), np.sort(K.diagonal()), atol=tolerance)
+
+
+def test_rows_that_cannot_be_computed_are_refused(tmp_path: Path) -> None:
+    path, network = tmp_path / "x.npy", Architecture.fcn(depth=1)
+    with pytest.raises(KernregError, match=r"x.npy on .* is no .npy file of rows"):
+        ComputedTiles.of(path, network)
+    np.save(path, np.arange(4))
+    with pytest.raises(KernregError, match="floating-point"):
+        ComputedTiles.of(path, network)
+    np.save(path, np.array([[1.0], [np.nan], [2.0]]))
+    with pytest.raises(KernregError, match="use ntk or nngp"):
+        ComputedTiles.of(path, network, "both")
+    source = ComputedTiles.of(path, network, backend="reference")
+    with pytest.raises(KernregError, match="NaN or infinity in rows 0 to 2"):
+        Holder(source).load(0, list(TileGrid.triangle(3, 8)))
+    np.save(path, np.ones((4, 1)))
+    with pytest.raises(KernregError, match="share its file system"):
+        Holder(source)
 
 
 def test_room_is_kept(tmp_path: Path) -> None:
