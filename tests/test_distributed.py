@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,6 +292,20 @@ def test_tiles_are_let_go(client: Any, tmp_path: Path) -> None:
             break
         time.sleep(0.1)
     assert sum(client.run(_actors).values()) == 0
+
+
+def test_the_example_of_the_page_runs(client: Any, tmp_path: Path) -> None:
+    made(tmp_path, 40)
+    page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "example.py").write_text(
+        code.replace("LocalCluster(", "LocalCluster(dashboard_address=None, ")
+    )
+    run = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.match(r"converged: .*\n2 workers \(2 on cpu\) hold .*\nTraffic\(", run.stdout)
 
 
 def _actors(dask_worker: Any) -> int:
