@@ -75,6 +75,7 @@ class Ones:
 
     n: int
     itemsize: int = 4
+    keeps: bool = True
 
     def open(self) -> None:
         return None
