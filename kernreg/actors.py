@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -60,28 +61,27 @@ class Actors:
     def __init__(self, client: Client) -> None:
         """None yet. Raises KernregError where there is no worker."""
         self._client = client
-        if not client.direct_to_workers and all(map(_reachable, self.workers())):
+        if not client.direct_to_workers and all(map(_reachable, self.resources())):
             client.direct_to_workers = (
                 True  # else whatever is sent passes through the scheduler, twice on the wire
             )
 
     def start(
-        self, kind: type, arguments: Callable[[str, int, int | None], tuple[Any, ...]], known: set[str]
+        self, kind: type, arguments: Callable[[int, int | None], tuple[Any, ...]], known: set[str]
     ) -> list[Member]:
         """An actor on every worker whose address is not known.
 
         Args:
             kind: its class, which has a method `about`.
-            arguments: of it, for (address, threads, memory limit in bytes or None).
+            arguments: of it, for the threads of a worker and its memory limit in bytes or None.
 
         Raises:
             KernregError: in the words of a worker where it cannot be started; no worker is left.
         """
-        threads = self.workers()
-        limits = self._client.run(_memory_limit, on_error="ignore")
+        resources = self.resources()
         coming = {}
-        for address in sorted(threads.keys() - known):
-            given = arguments(address, threads[address], limits.get(address))
+        for address in sorted(resources.keys() - known):
+            given = arguments(*resources[address])
             key = f"kernreg-{kind.__name__.lower()}-{next(_numbers)}-{time.time_ns()}"
             coming[address] = self._client.submit(kind, *given, key=key, workers=[address], actor=True)
         started: list[Member] = []
@@ -124,22 +124,22 @@ class Actors:
         """
         return self._answer(call, {m.address: m.future for m in (member, *beside)})
 
-    def workers(self) -> dict[str, int]:
-        """Threads of every worker, once there is one. Raises KernregError if none comes."""
+    def resources(self) -> dict[str, tuple[int, int | None]]:
+        """Threads of every worker, and its memory limit, once there is one. Raises KernregError if none comes."""
         until = time.monotonic() + PATIENCE_SECONDS
-        while not (threads := self.alive()):
+        while not (self.alive() and (found := dict(self._client.run(_resources, on_error="ignore")))):
             if time.monotonic() > until:
                 raise KernregError(
                     f"the cluster at {self._client.scheduler.address} has had no worker for {PATIENCE_SECONDS:.0f} s: "
                     "start some, and run the same command again"
                 )
             time.sleep(POLL_SECONDS / 10)
-        return threads
+        return found
 
-    def alive(self) -> dict[str, int]:
-        """Threads of every worker that the scheduler knows. Raises KernregError if there is no scheduler."""
+    def alive(self) -> set[str]:
+        """Every worker that the scheduler knows. Raises KernregError if there is no scheduler."""
         try:
-            return dict(self._client.nthreads())
+            return set(self._client.nthreads())
         except Exception as error:  # it says so in many ways
             raise KernregError(
                 f"the scheduler is gone ({error}): run the same command on another cluster"
@@ -182,6 +182,9 @@ def _reachable(address: str) -> bool:
     return True
 
 
-def _memory_limit(dask_worker: Any) -> int | None:
-    limit: int | None = dask_worker.memory_manager.memory_limit
-    return limit
+def _resources(dask_worker: Any) -> tuple[int, int | None]:
+    """Of this worker: Dask's threads tell how many tasks it may have in hand, $KERNREG_THREADS how many cores it has."""
+    asked = os.environ.get("KERNREG_THREADS", "")
+    return int(
+        asked
+    ) if asked.isdigit() else dask_worker.state.nthreads, dask_worker.memory_manager.memory_limit

@@ -58,8 +58,8 @@ class Crew:
         self.members: dict[str, Member] = {}
         self.lost: list[str] = []
         self.generation = 0
-        threads = self._actors.workers()
-        self.partition = partition(len(threads), max(threads.values()))
+        threads = [count for count, _ in self._actors.resources().values()]
+        self.partition = partition(len(threads), max(threads))
         size = source.itemsize if source.keeps else 0
         self._sizes = [entries * size for entries in self.partition.entries]
         try:
@@ -184,7 +184,7 @@ class Crew:
     def _enlist(self) -> None:
         """An actor on every worker that has none."""
 
-        def arguments(address: str, threads: int, limit: int | None) -> tuple[Any, ...]:
+        def arguments(threads: int, limit: int | None) -> tuple[Any, ...]:
             room = max(int(PAUSE * limit) - PROCESS_BYTES, 0) if limit else None
             return self._source, self._device, threads, room
 
