@@ -256,6 +256,10 @@ def _source(
     gram: GramStore | ComputedTiles, kernel: str | None, n: int | None
 ) -> tuple[GramStore | None, Source, list[Tile]]:
     if not isinstance(gram, GramStore):
+        if kernel is not None or n is not None:
+            raise KernregError(
+                "computed tiles are of one kernel and of all rows: choose there, or take leading(n)"
+            )
         return None, gram, list(TileGrid.triangle(gram.n, gram.tile))
     kernel = kernel or ("ntk" if "ntk" in gram.kernels else gram.kernels[0])
     tiles = gram.tiles("train", kernel, n)

@@ -262,6 +262,8 @@ def test_workers_compute_the_tiles_themselves(client: Any, keeps: bool, tmp_path
         K = compute(x, x, network, "ntk", "float64")["ntk"]
         np.testing.assert_allclose(operator @ V, K @ V, atol=10 * 29 * EPS * np.abs(K).max())
         assert ("anew" in operator.about()) != keeps
+        with pytest.raises(KernregError, match="of all rows"):
+            Distributed(client, ComputedTiles.of(tmp_path / "x.npy", network, **given), n=3)
 
 
 def test_what_cannot_be_is_one_line(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

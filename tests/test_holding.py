@@ -110,6 +110,21 @@ def test_on_a_gpu_imitated_on_numpy_arrays(tmp_path: Path, monkeypatch: pytest.M
         loaded(store, partition, chosen="cuda")
 
 
+@pytest.mark.gpu
+def test_on_the_gpu_of_this_machine(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    partition = Partition.of(store.tiles("train", "ntk"), N, 2, 2)
+    V, K = np.random.default_rng(0).standard_normal((N, 2)), store.train("ntk")
+    holder = loaded(store, partition, chosen="cuda")
+    np.testing.assert_allclose(whole(holder, partition, V), K @ V, atol=10 * N * EPS * np.abs(K).max())
+    parts = list(range(len(partition.parts)))
+    for part, blocks in zip(parts, holder.columns(parts, N, np.array([N - 1, 0])), strict=True):
+        for (tile, index, _), block in zip(
+            crossings(partition.parts[part], N, np.array([N - 1, 0])), blocks, strict=True
+        ):
+            np.testing.assert_array_equal(block, K[tile.rows, tile.columns].astype(np.float32)[index])
+
+
 def test_a_gpu_that_is_named_and_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise KernregError("device cuda needs CuPy")
