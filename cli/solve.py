@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import click
 from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, byte_size, ridge_mode, threads
 
 if TYPE_CHECKING:
+    from kernreg.cg import ConjugateGradients
     from kernreg.solution import Solution
+    from kernreg.store import GramStore
 
 
 @click.command("solve", short_help="Gram matrix → coefficients, beyond memory if need be.")
@@ -55,6 +58,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for a factor on disk. [default: beside GRAM]",
 )
+@click.option(
+    "--cluster",
+    metavar="SPEC",
+    help="cg on workers that hold the tiles: local, local:4, slurm, pbs, lsf, sge, tcp://SCHEDULER:8786, or FILE.toml.",
+)
 @threads
 @click.option(
     "--out",
@@ -62,7 +70,7 @@ if TYPE_CHECKING:
     help="File for the solution. [default: NAME-KERNEL-nN.solution.h5 in kernreg-out]",
 )
 @as_json
-def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
+def command(gram: Path, out: Path | None, as_json: bool, cluster: str | None, **given: Any) -> None:
     """Solve (K + λI)α = y for the training rows of the store GRAM, and write α with its residual.
 
     Stopped at any moment, even by kill -9, conjugate gradients go on where they were when the same command is run
@@ -71,6 +79,7 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     \b
     kernreg solve a.gram --ridge 1e-6 --ridge-mode relative
     kernreg solve a.gram --solver cg --rtol 1e-10 --memory 4GiB --out a.h5
+    kernreg solve a.gram --solver cg --cluster slurm
     """
     from kernreg.cg import ConjugateGradients
     from kernreg.cli.output import echo_json
@@ -87,7 +96,10 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     state = out.with_name(f"{out.name}.state")
     tolerances = {key: given.pop(key) for key in ("rtol", "rank", "max_iterations", "seed")}
     iteration = ConjugateGradients(**tolerances, checkpoint=state)
-    solution = solve_store(store, kernel, iteration=iteration, progress=True, **given)
+    if cluster is None:
+        solution = solve_store(store, kernel, iteration=iteration, progress=True, **given)
+    else:
+        solution = _on_cluster(cluster, store, kernel, iteration, given)
     if solution.stats.why:
         click.echo(solution.stats.why, err=True)
     if solution.status is Status.NOT_POSITIVE_DEFINITE:
@@ -103,6 +115,25 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     else:
         _print(solution)
         click.echo(f"wrote {out}")
+
+
+def _on_cluster(
+    cluster: str, store: GramStore, kernel: str, iteration: ConjugateGradients, given: dict[str, Any]
+) -> Solution:
+    if given.pop("solver") == "cholesky":
+        raise click.UsageError("--cluster is for conjugate gradients: use --solver cg")
+    del given["scratch"]
+    from kernreg.cluster import connect
+    from kernreg.distributed import solve_on
+
+    with connect(cluster, _note) as client:
+        return solve_on(client, store, kernel, iteration=iteration, progress=True, note=_note, **given)
+
+
+def _note(text: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
 
 
 def _print(solution: Solution) -> None:

@@ -19,7 +19,7 @@ from kernreg.kernels import backends
 from kernreg.plan import kernels_of
 from kernreg.provenance import Array
 from kernreg.store import GramStore
-from kernreg.streaming import BAND, TileReader
+from kernreg.streaming import BAND, TileReader, add_products
 from kernreg.tiles import Tile, TileGrid
 
 Rows = npt.NDArray[np.int64]
@@ -57,7 +57,9 @@ class Nested(Operator, Protocol):
         ...
 
 
-class _Symmetric:
+class Symmetric:
+    """What the operators below share: @, and the checks of shapes."""
+
     n: int
 
     def matmul(self, V: Matrix) -> Matrix:
@@ -76,7 +78,7 @@ class _Symmetric:
             raise KernregError(f"the first {m} rows are asked for, the operator has {self.n}")
 
 
-class Dense(_Symmetric):
+class Dense(Symmetric):
     """A matrix in memory, float32 or float64; of one that is symmetric up to rounding the upper triangle counts."""
 
     def __init__(self, K: npt.ArrayLike, *, checked: bool = False) -> None:
@@ -134,7 +136,7 @@ class Shifted:
         return out
 
 
-class Stored(_Symmetric):
+class Stored(Symmetric):
     """K(train, train) of a Gram store, streamed tile by tile.
 
     Each tile of the triangle is read once a product and serves as K[i, j] and K[j, i]. Tiles that fit into the
@@ -180,14 +182,9 @@ class Stored(_Symmetric):
 
         def multiply(tile: Tile, block: Array) -> None:
             block = self._inside(tile, block)
+            rows = slice(tile.row_start, tile.row_start + len(block))
             columns = slice(tile.column_start, tile.column_start + block.shape[1])
-            for a in range(0, len(block), BAND):
-                band = block[a : a + BAND].astype(np.float64, copy=False)
-                rows = slice(tile.row_start + a, tile.row_start + a + len(band))
-                out[rows] += band @ V[columns]
-                if not tile.diagonal:
-                    out[columns] += band.T @ V[rows]
-                del band  # before the next one is made
+            add_products(block, tile.diagonal, V[rows], V[columns], out[rows], out[columns])
 
         self.reader.walk(self.tiles, multiply)
         return out
@@ -236,7 +233,7 @@ class Stored(_Symmetric):
         return block[: self.n - tile.row_start, : self.n - tile.column_start]
 
 
-class MatrixFree(_Symmetric):
+class MatrixFree(Symmetric):
     """K(x, x) computed anew block by block in every product, and never stored.
 
     A product costs n²/2 kernel values and n·c numbers of memory, and goes to the backend as a whole where that multiplies

@@ -221,8 +221,9 @@ def solve(
     solution = chosen.solve(operator, B / scale, λ, start=X0, progress=progress)
     message = solution.message
     singular = solution.status in (Status.NOT_POSITIVE_DEFINITE, Status.STAGNATED)
-    if singular and isinstance(operator, Stored):
-        message = "; ".join(filter(None, (message, duplicates_sentence(operator.store, operator.n))))
+    store = getattr(operator, "store", None)
+    if singular and isinstance(store, GramStore):
+        message = "; ".join(filter(None, (message, duplicates_sentence(store, operator.n))))
     value = (solution.value * scale).reshape(Y.shape)
     if not np.isfinite(value).all():
         raise KernregError("the solution overflows float64: rescale the targets, or use a larger ridge")
@@ -261,7 +262,7 @@ def solve_store(
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     tiles = store.tiles("train", kernel, n)
     n, c = n or store.n, store.y_train.shape[1]
-    least, allowed = streaming_bytes(store, tiles), allowed_bytes(memory)
+    least = streaming_bytes(store, tiles)
     name, why = choose(n, memory, least)
     if solver == "cholesky" and name != "cholesky":
         name, why = "tiled", f"tiled: the factor goes to disk, {why.partition(': ')[2]}"
@@ -271,16 +272,8 @@ def solve_store(
     if name == "tiled":
         chosen = Tiled(memory, scratch)
     if name == "cg":
-        cg = chosen = iteration or ConjugateGradients()
-        rank = default_rank(n) if cg.rank is None else min(cg.rank, n)
-        # iterates, residuals, directions, targets and products; F and a block of columns
-        needed = PROCESS_BYTES + 8 * n * (12 * c + rank + 2 * BLOCK[1])
-        kept = allowed - needed
-        if kept < least:
-            raise KernregError(
-                f"cg of n = {n} needs about {show_bytes(needed + least)} of memory and {show_bytes(allowed)} are allowed: "
-                f"use --memory {-(-(needed + least) // 2**20)}MiB, a lower --rank, or fewer rows (--n)"
-            )
+        chosen = cg = iteration or ConjugateGradients()
+        kept = require_cg_memory(cg, n, c, memory, least)
     K = Stored(store, kernel, n, kept)
     solution = solve(K, store.y_train[:n], chosen, ridge, ridge_mode, progress=progress)
     return replace(solution, stats=replace(solution.stats, why=why))
@@ -290,3 +283,27 @@ def _named(name: str) -> Solver:
     if name not in SOLVERS:
         raise KernregError(f"unknown solver {name!r}; use auto, {', '.join(SOLVERS)}")
     return SOLVERS[name]()
+
+
+def cg_bytes(cg: ConjugateGradients, n: int, c: int) -> int:
+    """Memory of conjugate gradients for n rows and c targets beside the operator's own."""
+    rank = default_rank(n) if cg.rank is None else min(cg.rank, n)
+    # iterates, residuals, directions, targets and products; F and a block of columns
+    return PROCESS_BYTES + 8 * n * (12 * c + rank + 2 * BLOCK[1])
+
+
+def require_cg_memory(
+    cg: ConjugateGradients, n: int, c: int, memory: int | str | None, beside: int = 0
+) -> int:
+    """Bytes of the budget that are left for the operator, at least `beside`.
+
+    Raises:
+        KernregError: the budget is smaller, by amount.
+    """
+    needed, allowed = cg_bytes(cg, n, c), allowed_bytes(memory)
+    if allowed < needed + beside:
+        raise KernregError(
+            f"cg of n = {n} needs about {show_bytes(needed + beside)} of memory and {show_bytes(allowed)} are allowed: "
+            f"use --memory {-(-(needed + beside) // 2**20)}MiB, a lower --rank, or fewer rows (--n)"
+        )
+    return allowed - needed

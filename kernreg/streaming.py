@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -86,3 +87,20 @@ def streaming_bytes(store: GramStore, tiles: Sequence[Tile], prefetch: bool = Tr
     """What walking over tiles takes at least: the one in use, the one being read, and a band of float64."""
     largest = max(tile.shape[0] * tile.shape[1] for tile in tiles) * np.dtype(store.dtype).itemsize
     return (1 + prefetch) * largest + BAND * max(max(tile.shape) for tile in tiles) * 8
+
+
+def add_products(block: Any, diagonal: bool, V: Any, W: Any, P: Any, Q: Any, band: int = BAND) -> None:
+    """P += block·W and, off the diagonal, Q += blockᵀ·V, summed in float64 whatever the block is.
+
+    Args:
+        block: (h, w), of the host or a GPU, as all others.
+        diagonal: whether it is its own mirror image; then V and W, and P and Q, are the same.
+        V, P: (h, c) float64; W, Q: (w, c).
+        band: rows of the block that are float64 at a time.
+    """
+    for a in range(0, len(block), band):
+        strip = block[a : a + band].astype(np.float64, copy=False)
+        P[a : a + band] += strip @ W
+        if not diagonal:
+            Q += strip.T @ V[a : a + band]
+        del strip  # before the next one is made
