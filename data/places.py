@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO, Any, Self
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
 
-# A deflate stream cannot expand more than this (zlib's documentation says 1032:1).
-DEFLATE_LIMIT = 1040
-LARGEST_FILE = 2**28  # bytes of one file of a known data set; the largest genuine one has 155 MB
+# Bytes of one file of a known data set, or of an archive unpacked; the largest genuine ones have 155 MB and 186 MB.
+LARGEST_FILE = 2**28
+_LONGEST_NAME = 2**16  # bytes of a header that gives another one its name
+_NAMING = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 def default_data_dir() -> Path:
@@ -73,28 +82,59 @@ def read_gzip(path: Path, limit: int) -> bytes:
 
 
 def read_archive(path: Path, files: Sequence[str]) -> dict[str, bytes]:
-    """The content of the named members of a .tar.gz, whatever folder they have in it; nothing is unpacked."""
+    """The content of the named members of a .tar.gz, whatever folder they have in it; nothing is unpacked to disk."""
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if name not in files or name in found or not member.isfile():
-                    continue
-                if member.size > min(LARGEST_FILE, DEFLATE_LIMIT * path.stat().st_size):
-                    raise KernregError(
-                        f"{path}: {name} claims {member.size} bytes; no file of this data set is so large"
-                    )
-                stream = archive.extractfile(member)
-                content = b"" if stream is None else stream.read()
-                if len(content) != member.size:
-                    raise KernregError(f"{path} is cut short in {name}; download it again")
-                found[name] = content
-                if len(found) == len(files):
-                    break
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise KernregError(f"{path} is not a whole .tar.gz file ({error}); download it again") from None
+        with gzip.open(path) as unpacked:
+            limited: Any = _Limited(unpacked, LARGEST_FILE)
+            with tarfile.open(fileobj=limited, mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    name = member.name.rsplit("/", 1)[-1]
+                    if name not in files or name in found or not member.isfile() or member.issparse():
+                        continue
+                    if member.size > LARGEST_FILE:
+                        raise KernregError(
+                            f"{path}: {name} claims {member.size} bytes; no file of this data set is so large"
+                        )
+                    body = archive.extractfile(member)
+                    content = b"" if body is None else body.read()
+                    if len(content) != member.size:
+                        raise KernregError(f"{path} is cut short in {name}; download it again")
+                    found[name] = content
+                    if len(found) == len(files):
+                        break
+    except (KernregError, MemoryError):
+        raise
+    except Exception as error:  # a damaged archive makes tarfile, gzip and zlib raise anything
+        raise KernregError(
+            f"{path} is not a whole .tar.gz file ({reason(error)}); download it again"
+        ) from None
     absent = [name for name in files if name not in found]
     if absent:
         raise KernregError(f"{path} lacks {', '.join(absent)}; download it again")
     return found
+
+
+class _Member(tarfile.TarInfo):
+    """A header, refused where what belongs to it would fill memory or leads back in the stream."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _NAMING and member.size > _LONGEST_NAME):
+            raise tarfile.ReadError(f"a header of it claims {member.size} bytes")
+        return member
+
+
+class _Limited:
+    """A stream that ends in an error after `limit` bytes: a few bytes of gzip can unpack to as many as they like."""
+
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        self._stream, self._limit, self._read = stream, limit, 0
+
+    def read(self, size: int) -> bytes:
+        block = self._stream.read(size)
+        self._read += len(block)
+        if self._read > self._limit:
+            raise tarfile.ReadError(f"it unpacks to more than {self._limit} bytes")
+        return block

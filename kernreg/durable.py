@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, one_line, shown
 
 PARTIAL = ".partial"
 
@@ -87,7 +87,7 @@ class Lock:
         """
         path = folder / "lock"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise refusal(error, path) from error
         try:
@@ -124,6 +124,6 @@ class Lock:
 def _describe(holder: bytes) -> str:
     try:
         who = json.loads(holder)
-        return f"process {who['pid']} on {who['host']}"
-    except (ValueError, KeyError, TypeError):
+        return f"process {shown(who['pid'])} on {one_line(str(who['host']), 80)}"
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "another process"
