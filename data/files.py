@@ -65,7 +65,7 @@ def read_arrays(path: Path, targets: bool = True) -> tuple[Arrays, list[Path]]:
     try:
         if path.suffix == ".npy":
             return _read_npy(path, targets)
-        return (read_npz(path, _canonical), [path]) if path.suffix == ".npz" else _read_hdf5(path)
+        return (read_npz(path, _canonical), [path]) if path.suffix == ".npz" else read_hdf5_here(path)
     except (KernregError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes NumPy, zlib and HDF5 raise anything
@@ -171,7 +171,7 @@ def _plain_array(path: Path) -> NDArray[Any]:
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
-def _read_hdf5(path: Path) -> tuple[Arrays, list[Path]]:
+def read_hdf5_here(path: Path) -> tuple[Arrays, list[Path]]:
     import h5py
 
     arrays: dict[str, NDArray[Any]] = {}
