@@ -73,7 +73,7 @@ def setting(text: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not a setting; write it like dimension=64")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 

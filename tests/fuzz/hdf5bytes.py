@@ -103,7 +103,12 @@ def main() -> int:
     kept = WORK / "hdf5bytes"
     kept.mkdir(parents=True, exist_ok=True)
     shared, ends = mmap.mmap(-1, 8), collections.Counter[str]()
-    before, until, at, crashes = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() + given.seconds, given.first, []
+    before, until, at, crashes = (
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+        time.monotonic() + given.seconds,
+        given.first,
+        [],
+    )
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
         folder = Path(name)
         good = files(folder)
