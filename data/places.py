@@ -89,13 +89,10 @@ def read_archive(path: Path, files: Sequence[str]) -> dict[str, bytes]:
             limited: Any = _Limited(unpacked, LARGEST_FILE)
             with tarfile.open(fileobj=limited, mode="r|", tarinfo=_Member) as archive:
                 for member in archive:
+                    _require_size(member, LARGEST_FILE)  # which a header before it may have set
                     name = member.name.rsplit("/", 1)[-1]
                     if name not in files or name in found or not member.isfile() or member.issparse():
                         continue
-                    if member.size > LARGEST_FILE:
-                        raise KernregError(
-                            f"{path}: {name} claims {member.size} bytes; no file of this data set is so large"
-                        )
                     body = archive.extractfile(member)
                     content = b"" if body is None else body.read()
                     if len(content) != member.size:
@@ -116,14 +113,18 @@ def read_archive(path: Path, files: Sequence[str]) -> dict[str, bytes]:
 
 
 class _Member(tarfile.TarInfo):
-    """A header, refused where what belongs to it would fill memory or leads back in the stream."""
+    """A header, refused where what belongs to it would fill memory, or is skipped block by block for ever."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
-        if member.size < 0 or (member.type in _NAMING and member.size > _LONGEST_NAME):
-            raise tarfile.ReadError(f"a header of it claims {member.size} bytes")
+        _require_size(member, _LONGEST_NAME if member.type in _NAMING else LARGEST_FILE)
         return member
+
+
+def _require_size(member: tarfile.TarInfo, most: int) -> None:
+    if not 0 <= member.size <= most:
+        raise tarfile.ReadError(f"a member claims {member.size} bytes, more than a file of this data set has")
 
 
 class _Limited:
