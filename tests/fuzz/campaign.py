@@ -103,10 +103,10 @@ def run(name: str, seconds: int, seed: int) -> dict[str, Any]:
         "max_len": PARSERS[name].longest,
         "timeout": 60,
         "rss_limit_mb": 2560,
-        "dict": work / "tokens",
         "artifact_prefix": f"{work / 'crashes'}/",
         "print_final_stats": 1,
         "verbosity": 0,
+        **({"dict": work / "tokens"} if (work / "tokens").stat().st_size else {}),
         **({"seed": seed} if seed else {}),
     }
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
