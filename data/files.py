@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernreg.data.dataset import require_finite
-from kernreg.data.hdf5 import own_array
+from kernreg.data.hdf5reader import read_hdf5
 from kernreg.data.source import Source
 from kernreg.errors import KernregError, one_line, reason
 from kernreg.npzfile import read_header, read_npz
 
 SUFFIXES = (".npz", ".npy", ".h5", ".hdf5")
 KEYS = ("X", "y", "X_test", "y_test")
+SPELLINGS = [(key.replace(key[0], letter, 1), key) for key in KEYS for letter in (key[0], key[0].swapcase())]
 MOST_CLASSES = 10_000
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -65,7 +66,7 @@ def read_arrays(path: Path, targets: bool = True) -> tuple[Arrays, list[Path]]:
     try:
         if path.suffix == ".npy":
             return _read_npy(path, targets)
-        return (read_npz(path, _canonical), [path]) if path.suffix == ".npz" else read_hdf5_here(path)
+        return read_npz(path, _canonical) if path.suffix == ".npz" else read_hdf5(path, SPELLINGS), [path]
     except (KernregError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes NumPy, zlib and HDF5 raise anything
@@ -169,18 +170,3 @@ def _plain_array(path: Path) -> NDArray[Any]:
             raise ValueError(f"{path.name} claims the shape {one_line(str(shape))} and has {size} bytes")
         file.seek(0)
         return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-
-
-def read_hdf5_here(path: Path) -> tuple[Arrays, list[Path]]:
-    import h5py
-
-    arrays: dict[str, NDArray[Any]] = {}
-    with h5py.File(path, "r") as file:
-        for name in file:
-            key = _canonical(name) if isinstance(name, str) else None  # bytes where it is not UTF-8
-            if key is None:
-                continue
-            if key in arrays:
-                raise KernregError(f"{path} has {key} twice; keep one")
-            arrays[key] = own_array(file, name, path.stat().st_size)
-    return arrays, [path]

@@ -58,11 +58,10 @@ def read_npz(path: Path, key: Callable[[str], str | None] = str) -> dict[str, ND
 def read_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Shape, dtype and size of the header of a stream in .npy format. Raises ValueError."""
     version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
+    if version != (1, 0):  # later ones are for records, and may claim a header of gigabytes
         raise ValueError(f"it has the .npy version {version}, which plain numbers do not need")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, _, dtype = read(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     except (MemoryError, RecursionError, SyntaxError) as error:  # of Python's parser, which reads the header
         raise ValueError(f"its header is none ({type(error).__name__})") from None
     return shape, dtype, int(stream.tell())

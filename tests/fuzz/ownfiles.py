@@ -35,7 +35,7 @@ def small_machine() -> AbstractContextManager[object]:
 def from_json(content: bytes) -> Any:
     """What the bytes say in JSON."""
     try:
-        return json.loads(content)
+        return json.loads(content.decode())
     except (ValueError, RecursionError):
         raise KernregError("not JSON, which this entry begins with") from None
 

@@ -16,6 +16,9 @@ from parsers import PARSERS
 from warm import folder
 from watch import emptied, outcome
 
+from kernreg.data import load
+from kernreg.errors import KernregError
+
 __all__ = ["folder"]
 
 PICKLE = b"\x80\x02"
@@ -260,3 +263,12 @@ def test_an_attack_is_refused_at_once(attack: str, folder: Path) -> None:
     if said:
         assert error is not None
         assert any(part in str(error) for part in said.split("|")), str(error)
+
+
+def test_a_file_that_libhdf5_reads_for_ever_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(__file__).parent / "files" / "endless.h5"
+    monkeypatch.setattr("kernreg.data.hdf5reader.SECONDS", 2)
+    with pytest.raises(KernregError, match="HDF5 does not come to an end with it"):
+        load(path)
