@@ -9,7 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from kernreg.errors import KernregError, reason
 
@@ -130,7 +130,7 @@ def _require_size(member: tarfile.TarInfo, most: int) -> None:
 class _Limited:
     """A stream that ends in an error after `limit` bytes: a few bytes of gzip can unpack to as many as they like."""
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
         self._stream, self._limit, self._read = stream, limit, 0
 
     def read(self, size: int) -> bytes:

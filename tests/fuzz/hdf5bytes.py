@@ -141,8 +141,8 @@ def main() -> int:
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     record("hdf5bytes", {"cpu_seconds": spent, "inputs": at - given.first, "crashes": crashes})
     print(f"hdf5bytes: {spent:.0f} s of CPU time, {at - given.first:,} inputs, {dict(ends)}")
-    for path in crashes[:20]:
-        print(f"  {path}")
+    for crash in crashes[:20]:
+        print(f"  {crash}")
     return 0
 
 

@@ -35,7 +35,7 @@ FILES = (
     "a.gram/gram.h5",
     ".",
 )
-GARBAGE = (
+GARBAGE: tuple[str, ...] = (
     "",
     "-",
     "--",
