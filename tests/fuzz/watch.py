@@ -7,6 +7,7 @@ away unless a watch is on.
 
 from __future__ import annotations
 
+import codecs
 import faulthandler
 import os
 import resource
@@ -48,6 +49,8 @@ WRITES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("remove", "mkdir", "rmdir", "truncate", "chmod", "chown", "utime", "setxattr"), (0,)),
     **dict.fromkeys(("rename", "link", "symlink"), (0, 1)),
 }
+for _encoding in ("ascii", "latin-1", "utf-8", "utf-16", "utf-32", "raw-unicode-escape"):
+    codecs.lookup(_encoding)  # imports a module when it is first asked for
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
