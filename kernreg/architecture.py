@@ -56,9 +56,10 @@ class Architecture:
     def __post_init__(self) -> None:
         if not self.layers:
             raise KernregError("an architecture needs at least one layer")
-        if len(self.name) > LONGEST_NAME or not self.name.isprintable():
+        if len(self.name) > LONGEST_NAME or not self.name.isprintable() or "$" in self.name:
             raise KernregError(
-                f"an architecture's name has at most {LONGEST_NAME} characters, all of them printable"
+                f"an architecture's name has at most {LONGEST_NAME} characters, all of them printable, "
+                "and no $, which figures take for a formula"
             )
 
     def __eq__(self, other: object) -> bool:

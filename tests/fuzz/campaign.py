@@ -136,10 +136,9 @@ def record(name: str, took: dict[str, Any]) -> None:
     result: dict[str, Any] = {"parsers": {}}
     if RESULT.exists():
         result = json.loads(RESULT.read_text(encoding="utf-8"))
-    entry = result["parsers"].setdefault(name, {"cpu_seconds": 0.0, "inputs": 0, "crashes": 0})
+    entry = result["parsers"].setdefault(name, {"cpu_seconds": 0.0, "inputs": 0})
     entry["cpu_seconds"] = round(entry["cpu_seconds"] + took["cpu_seconds"], 1)
     entry["inputs"] += took["inputs"]
-    entry["crashes"] += len(took["crashes"])
     entry["corpus"] = sum(1 for _ in (CORPUS / name).glob("*")) if (CORPUS / name).is_dir() else 0
     result["parsers"] = dict(sorted(result["parsers"].items()))
     result["last"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

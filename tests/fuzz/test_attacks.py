@@ -187,6 +187,11 @@ ATTACKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
     "rows without end": ("study", lambda: study(n=f"n = {2**62}"), ""),
     "a name of two lines": ("study", lambda: study(end='"fcn"\nname = "a\\nb"\n'), "printable"),
+    "a name that is a broken formula": (
+        "architecture",
+        lambda: b'{"name": "$\\\\frac$", "layers": [{"type": "dense", "W_var": 1, "b_var": 0}]}',
+        "take for a formula",
+    ),
     "brackets in brackets": ("architecture", lambda: b"[" * 2000, "not JSON"),
     "layers in layers": (
         "architecture",
