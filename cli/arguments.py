@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_FOLDER = Path("kernreg-out")
+LARGEST_FILE = 1 << 20  # bytes of a JSON file of an architecture
 
 
 def byte_size(text: str) -> int:
@@ -93,7 +94,7 @@ def setting(text: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not a setting; write it like dimension=64")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -227,7 +228,13 @@ def architecture_from(given: dict[str, Any]) -> Architecture:
         option = next(iter(settings)).replace("_", "-")
         raise click.UsageError(f"--{option} belongs to --arch; {file} says everything itself")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise KernregError(f"{file} is not JSON: {error}") from None
-    return Architecture.from_dict(description)
+        with file.open("rb") as stream:
+            text = stream.read(LARGEST_FILE + 1).decode()
+    except UnicodeDecodeError as error:
+        raise KernregError(f"{file} is not UTF-8 text: {error.reason}") from None
+    if len(text) > LARGEST_FILE:
+        raise KernregError(f"{file} has more than {LARGEST_FILE} bytes, which no architecture needs")
+    try:
+        return Architecture.from_json(text)
+    except KernregError as error:
+        raise KernregError(f"{file}: {error}") from None

@@ -188,7 +188,9 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype:
     transform = dataset.provenance.get("transform")
     data = (Path(dataset.name).stem, *([transform["name"]] if transform else []))
     parts = (*data, architecture.name or "network", kernel)
-    return "-".join((*parts, digest)) + ".gram"
+    # A name is anybody's; it stays one part of a path.
+    stem = "-".join((*parts, digest))
+    return "".join(c if c.isprintable() and c != "/" else "_" for c in stem) + ".gram"
 
 
 def load_data(given: dict[str, Any], dry_run: bool) -> tuple[Dataset, bool]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from importlib import import_module
 from typing import IO, Any
 
 import click
 
 from kernreg import __version__
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, one_line
 from kernreg.progress import TimeIsUp
 
 COMMANDS = (
@@ -30,11 +32,14 @@ COMMANDS = (
 )
 
 
+LONGEST = 4000  # characters of an error
+
+
 class Failure(click.ClickException):
     """One line on stderr, exit status 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"kernreg: error: {' '.join(self.message.split())}", file=file, err=file is None)
+        click.echo(f"kernreg: error: {one_line(self.message, LONGEST)}", file=file, err=file is None)
 
 
 class Interrupted(Failure):
@@ -60,6 +65,12 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"kernreg.cli.{cmd_name}").command
         return command
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        # The name of a file may be no text in the encoding of the terminal.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return super().main(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

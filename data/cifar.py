@@ -101,7 +101,7 @@ def _cifar(name: str, data_dir: Path, classes: tuple[str, ...]) -> Source:
         content = {file: read_plain(path / file) for file in files}
     else:
         content = read_archive(path, files)
-    read = _read_binary if isinstance(form.labels, int) else _read_pickle
+    read = _read_binary if isinstance(form.labels, int) else read_pickle
     splits = []
     for part in (form.train, form.test):
         batches = [read(content[file], f"{path}: {file}", form) for file in part]
@@ -125,7 +125,8 @@ def _cifar(name: str, data_dir: Path, classes: tuple[str, ...]) -> Source:
     )
 
 
-def _read_pickle(content: bytes, name: str, form: Form) -> tuple[NDArray[np.uint8], Integers]:
+def read_pickle(content: bytes, name: str, form: Form) -> tuple[NDArray[np.uint8], Integers]:
+    """Pixels (n, 3072) and labels (n,) of one batch; KernregError when the bytes are none."""
     batch = load_pickle(content, name)
     x, labels = batch.get("data"), batch.get(str(form.labels))
     if (

@@ -26,7 +26,8 @@ import numpy as np
 
 from kernreg.data.dataset import Dataset
 from kernreg.data.polynomials import Pattern, Target
-from kernreg.data.spheres import COEFFICIENTS, check_sizes, normal, of_spheres, stream
+from kernreg.data.source import check_sizes
+from kernreg.data.spheres import COEFFICIENTS, normal, of_spheres, stream
 from kernreg.errors import KernregError
 
 Step: TypeAlias = tuple[int, int, int, int]

@@ -9,7 +9,6 @@ Nothing in a file runs code, and no claimed size is believed: a shape must agree
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
@@ -19,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernreg.data.dataset import require_finite
-from kernreg.data.places import DEFLATE_LIMIT
+from kernreg.data.hdf5reader import read_hdf5
 from kernreg.data.source import Source
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, one_line, reason
+from kernreg.npzfile import read_header, read_npz
 
 SUFFIXES = (".npz", ".npy", ".h5", ".hdf5")
+KEYS = ("X", "y", "X_test", "y_test")
+SPELLINGS = [(key.replace(key[0], letter, 1), key) for key in KEYS for letter in (key[0], key[0].swapcase())]
 MOST_CLASSES = 10_000
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -64,12 +66,11 @@ def read_arrays(path: Path, targets: bool = True) -> tuple[Arrays, list[Path]]:
     try:
         if path.suffix == ".npy":
             return _read_npy(path, targets)
-        return _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
-    except KernregError:
+        return read_npz(path, _canonical) if path.suffix == ".npz" else read_hdf5(path, SPELLINGS), [path]
+    except (KernregError, MemoryError):
         raise
-    except Exception as error:  # a damaged file makes NumPy, zlib, tokenize and HDF5 raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise KernregError(f"cannot read {path}: {reason}; save X and y into it again") from None
+    except Exception as error:  # a damaged file makes NumPy, zlib and HDF5 raise anything
+        raise KernregError(f"cannot read {path}: {reason(error)}; save X and y into it again") from None
 
 
 def default_normalise(source: Source) -> str:
@@ -130,42 +131,10 @@ def _number_classes(
     return labels.astype(np.int64), labels_test, tuple(str(value) for value in values)
 
 
-def _canonical(name: str) -> str:
+def _canonical(name: str) -> str | None:
     stem, _, tail = name.partition("_")
-    return {"x": "X", "y": "y"}.get(stem.lower(), stem) + ("_" + tail if tail else "")
-
-
-def _read_npz(path: Path) -> tuple[Arrays, list[Path]]:
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            key = _canonical(member.filename.removesuffix(".npy"))
-            if key not in ("X", "y", "X_test", "y_test"):
-                continue
-            if key in arrays:
-                raise KernregError(f"{path} has {key} twice; keep one")
-            if member.file_size > DEFLATE_LIMIT * min(member.compress_size, path.stat().st_size):
-                raise ValueError(f"{key} claims {member.file_size} bytes")
-            with archive.open(member) as stream:
-                shape, dtype, header = _npy_header(stream)
-                if dtype.hasobject:
-                    raise ValueError(f"{key} holds Python objects")
-                if math.prod(shape) * dtype.itemsize + header != member.file_size:
-                    raise ValueError(f"{key} claims the shape {shape} and holds {member.file_size} bytes")
-            with archive.open(member) as stream:
-                arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
-    return arrays, [path]
-
-
-def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"it has the .npy version {version}, which plain numbers do not need")
-    return shape, dtype, int(stream.tell())
+    key = {"x": "X", "y": "y"}.get(stem.lower(), stem) + ("_" + tail if tail else "")
+    return key if key in KEYS else None
 
 
 def _read_npy(path: Path, targets: bool) -> tuple[Arrays, list[Path]]:
@@ -188,46 +157,16 @@ def _read_npy(path: Path, targets: bool) -> tuple[Arrays, list[Path]]:
         raise KernregError(
             f"{path.with_name(stem[:-1] + 'y.npy')} is missing; it must hold the targets of {path.name}"
         )
-    # A memory map fails where a claimed shape is larger than the file; an array would be allocated first.
-    arrays = {key: np.array(np.load(part, mmap_mode="r", allow_pickle=False)) for key, part in paths.items()}
-    return arrays, list(paths.values())
+    return {key: _plain_array(part) for key, part in paths.items()}, list(paths.values())
 
 
-def _read_hdf5(path: Path) -> tuple[Arrays, list[Path]]:
-    import h5py
-
-    arrays = {}
-    with h5py.File(path, "r") as file:
-        for name in file:
-            key = _canonical(name) if isinstance(name, str) else None  # bytes where it is not UTF-8
-            if key not in ("X", "y", "X_test", "y_test"):
-                continue
-            if key in arrays:
-                raise KernregError(f"{path} has {key} twice; keep one")
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{name} is a link to somewhere else")
-            dataset = file[name]
-            if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-                raise ValueError(f"{name} is not an array")
-            if dataset.is_virtual or dataset.external:
-                raise ValueError(f"{name} keeps its numbers in other files")
-            if dataset.dtype.kind not in "uifb":
-                raise ValueError(f"{name} has dtype {dataset.dtype}, not real numbers")
-            _require_stored(dataset, name)
-            arrays[key] = np.asarray(dataset[()])
-    return arrays, [path]
-
-
-def _require_stored(dataset: Any, name: str) -> None:
-    claimed, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-    if (
-        stored * (DEFLATE_LIMIT if dataset.chunks and dataset.id.get_create_plist().get_nfilters() else 1)
-        < claimed
-    ):
-        raise ValueError(f"{name} claims {claimed} bytes and stores {stored}")
-    if dataset.chunks:
-        chunks = math.prod(
-            -(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)
-        )
-        if dataset.id.get_num_chunks() != chunks:
-            raise ValueError(f"{name} was never written to its end")
+def _plain_array(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        shape, dtype, header = read_header(file)
+        if dtype.hasobject:
+            raise ValueError(f"{path.name} holds Python objects")
+        size = path.stat().st_size
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize + header != size:
+            raise ValueError(f"{path.name} claims the shape {one_line(str(shape))} and has {size} bytes")
+        file.seek(0)
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

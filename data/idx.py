@@ -107,7 +107,7 @@ def parse_idx(content: bytes, name: str, dimensions: int) -> NDArray[Any]:
             f"bytes with {dimensions} dimension{'s' * (dimensions > 1)}; download it again"
         )
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
-    if math.prod(shape) != len(content) - header:
+    if math.prod(shape) != len(content) - header or max(shape) > max(len(content), 2**16):
         raise KernregError(
             f"{name} claims {' × '.join(map(str, shape))} bytes of data and has {len(content) - header}; "
             "download it again"

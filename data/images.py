@@ -23,9 +23,7 @@ from scipy import fft
 
 from kernreg.data.dataset import Dataset, Floats, Integers, one_hot
 from kernreg.data.normalise import scale
-from kernreg.data.source import require_choice
-from kernreg.data.subsample import require_seed
-from kernreg.errors import KernregError
+from kernreg.data.source import check_sizes, require_choice, require_number, require_room
 
 CHANNEL_CORRELATION = 0.8
 LEVELS_PER_STD = 32
@@ -53,24 +51,12 @@ def synthetic_images(
     power spectrum, signal (0..1) the share of variance that tells the class, shift the largest step of the
     template in pixels. normalise is "none" (mean 0 and variance 1 hold by construction) or "per-image".
     """
-    require_seed(seed)
     require_choice("normalise of synthetic-images", normalise, ("none", "per-image"))
-    require_choice("dtype", dtype, ("float32", "float64"))
-    for name, value, least in (
-        ("n", n, 1),
-        ("test", test, 0),
-        ("size", size, 2),
-        ("channels", channels, 1),
-        ("classes", classes, 2),
-        ("shift", shift, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
-            raise KernregError(
-                f"synthetic-images: {name} is {value!r}; it must be an integer of at least {least}"
-            )
+    sizes = {"size": (size, 2), "channels": (channels, 1), "classes": (classes, 2), "shift": (shift, 0)}
+    check_sizes("synthetic-images", n, test, seed, dtype, **sizes)
     for name, number, most in (("spectrum", spectrum, 8.0), ("signal", signal, 1.0)):
-        if not 0.0 <= number <= most:
-            raise KernregError(f"synthetic-images: {name} is {number!r}; it must lie in 0..{most:g}")
+        require_number(f"synthetic-images: {name}", number, 0.0, most)
+    require_room("synthetic-images", (n + test + 2 * classes + 6 * ROWS_AT_ONCE) * size * size * channels)
     maker = _Maker(int(seed), size, channels, classes, spectrum, signal, shift, balanced)
     x_train, labels_train = maker.rows(TRAIN, n, normalise, dtype)
     x_test, labels_test = maker.rows(TEST, test, normalise, dtype)

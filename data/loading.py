@@ -12,6 +12,7 @@ from kernreg.data.files import SUFFIXES, default_normalise, read_file
 from kernreg.data.registry import Entry, find, folder_of, function
 from kernreg.data.source import take
 from kernreg.errors import KernregError
+from kernreg.reloadable import require_provenance
 from kernreg.symmetry import Window
 
 
@@ -81,6 +82,7 @@ def reload(provenance: Mapping[str, Any], data_dir: str | Path | None = None) ->
     A user's file is looked for at its old path, then under its name in data_dir. Raises KernregError when
     the files are not there or when anything, a file's sha256 first of all, is not as it was.
     """
+    require_provenance(provenance)
     lacking = [key for key in ("name", "n", "test", "seed", "dtype") if key not in provenance]
     if lacking:
         raise KernregError(f"this provenance cannot be loaded again: it lacks {', '.join(lacking)}")
@@ -89,7 +91,7 @@ def reload(provenance: Mapping[str, Any], data_dir: str | Path | None = None) ->
     if Path(name).suffix in SUFFIXES:
         places = [Path(str(provenance.get("path")))]
         if data_dir is not None:
-            places.append(Path(data_dir).expanduser() / name)
+            places.append(Path(data_dir).expanduser() / Path(name).name)
         found = [path for path in places if path.is_file()]
         if not found:
             raise KernregError(
@@ -99,7 +101,7 @@ def reload(provenance: Mapping[str, Any], data_dir: str | Path | None = None) ->
     dataset = load(name, data_dir=data_dir, **wanted)
     different = differences(provenance, dataset.provenance)
     if "hashes" in different:
-        old, new = provenance.get("hashes", {}), dataset.provenance["hashes"]
+        old, new = provenance.get("hashes") or {}, dataset.provenance.get("hashes") or {}
         files = sorted(file for file in old.keys() | new.keys() if old.get(file) != new.get(file))
         raise KernregError(
             f"{dataset.name}: the content of {', '.join(files)} is not what it was; bring back the old files"

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
 
-# A deflate stream cannot expand more than this (zlib's documentation says 1032:1).
-DEFLATE_LIMIT = 1040
-LARGEST_FILE = 2**28  # bytes of one file of a known data set; the largest genuine one has 155 MB
+# Bytes of one file of a known data set, or of an archive unpacked; the largest genuine ones have 155 MB and 186 MB.
+LARGEST_FILE = 2**28
+_LONGEST_NAME = 2**16  # bytes of a header that gives another one its name
+_NAMING = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 def default_data_dir() -> Path:
@@ -73,28 +82,60 @@ def read_gzip(path: Path, limit: int) -> bytes:
 
 
 def read_archive(path: Path, files: Sequence[str]) -> dict[str, bytes]:
-    """The content of the named members of a .tar.gz, whatever folder they have in it; nothing is unpacked."""
+    """The content of the named members of a .tar.gz, whatever folder they have in it; nothing is unpacked to disk."""
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if name not in files or name in found or not member.isfile():
-                    continue
-                if member.size > min(LARGEST_FILE, DEFLATE_LIMIT * path.stat().st_size):
-                    raise KernregError(
-                        f"{path}: {name} claims {member.size} bytes; no file of this data set is so large"
-                    )
-                stream = archive.extractfile(member)
-                content = b"" if stream is None else stream.read()
-                if len(content) != member.size:
-                    raise KernregError(f"{path} is cut short in {name}; download it again")
-                found[name] = content
-                if len(found) == len(files):
-                    break
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise KernregError(f"{path} is not a whole .tar.gz file ({error}); download it again") from None
+        with gzip.open(path) as unpacked:
+            limited: Any = _Limited(unpacked, LARGEST_FILE)
+            with tarfile.open(fileobj=limited, mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    _require_size(member, LARGEST_FILE)  # which a header before it may have set
+                    name = member.name.rsplit("/", 1)[-1]
+                    if name not in files or name in found or not member.isfile() or member.issparse():
+                        continue
+                    body = archive.extractfile(member)
+                    content = b"" if body is None else body.read()
+                    if len(content) != member.size:
+                        raise KernregError(f"{path} is cut short in {name}; download it again")
+                    found[name] = content
+                    if len(found) == len(files):
+                        break
+    except (KernregError, MemoryError):
+        raise
+    except Exception as error:  # a damaged archive makes tarfile, gzip and zlib raise anything
+        raise KernregError(
+            f"{path} is not a whole .tar.gz file ({reason(error)}); download it again"
+        ) from None
     absent = [name for name in files if name not in found]
     if absent:
         raise KernregError(f"{path} lacks {', '.join(absent)}; download it again")
     return found
+
+
+class _Member(tarfile.TarInfo):
+    """A header, refused where what belongs to it would fill memory, or is skipped block by block for ever."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        _require_size(member, _LONGEST_NAME if member.type in _NAMING else LARGEST_FILE)
+        return member
+
+
+def _require_size(member: tarfile.TarInfo, most: int) -> None:
+    if not 0 <= member.size <= most:
+        raise tarfile.ReadError(f"a member claims {member.size} bytes, more than a file of this data set has")
+
+
+class _Limited:
+    """A stream that ends in an error after `limit` bytes: a few bytes of gzip can unpack to as many as they like."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
+        self._stream, self._limit, self._read = stream, limit, 0
+
+    def read(self, size: int) -> bytes:
+        block = self._stream.read(size)
+        self._read += len(block)
+        if self._read > self._limit:
+            raise tarfile.ReadError(f"it unpacks to more than {self._limit} bytes")
+        return block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from kernreg.data.dataset import Dataset, Floats, Integers, one_hot
 from kernreg.data.normalise import NORMALISATIONS, scale, statistics
-from kernreg.data.subsample import TEST, row_order, split_sizes
-from kernreg.errors import KernregError
+from kernreg.data.subsample import TEST, require_seed, row_order, split_sizes
+from kernreg.errors import KernregError, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,45 @@ def take(
 def require_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise KernregError unless value is one of the choices."""
     if value not in choices:
-        raise KernregError(f"{what} is {value!r}; use one of {', '.join(choices)}")
+        raise KernregError(f"{what} is {shown(value)}; use one of {', '.join(choices)}")
+
+
+def require_number(what: str, value: object, low: float, high: float) -> None:
+    """Raise KernregError unless value is a number with low ≤ value ≤ high."""
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not low <= value <= high:
+        raise KernregError(f"{what} is {shown(value)}; it must lie in {low:g}..{high:g}")
+
+
+def check_sizes(name: str, n: int, test: int, seed: int, dtype: str, **sizes: tuple[int, int]) -> None:
+    """Raise KernregError unless all are integers of at least their least value, with seed and dtype in range."""
+    require_seed(seed)
+    require_choice("dtype", dtype, ("float32", "float64"))
+    for key, (value, least) in {"n": (n, 1), "test": (test, 0), **sizes}.items():
+        if not is_whole(value, least):
+            raise KernregError(
+                f"{name}: {key} is {shown(value)}; it must be an integer of at least {least}, below 2**31"
+            )
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether value is an integer of at least `least`, of 31 bits."""
+    return (
+        isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(least <= value < 2**31)
+    )
+
+
+def require_room(name: str, values: int) -> None:
+    """Raise KernregError, with the amounts, if so many float64 numbers are more than the memory of this machine."""
+    if 8 * values > machine_bytes():
+        raise KernregError(
+            f"{name}: these sizes take {8 * values / 2**30:.3g} GiB, and this machine has "
+            f"{machine_bytes() / 2**30:.3g} GiB; use smaller ones"
+        )
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def array_hash(*arrays: NDArray[Any]) -> str:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from kernreg.data.dataset import Dataset, Floats
 from kernreg.data.polynomials import Pattern, Target
-from kernreg.data.source import require_choice
-from kernreg.data.subsample import TEST, TRAIN, require_seed
-from kernreg.errors import KernregError
+from kernreg.data.source import check_sizes, is_whole, require_room
+from kernreg.data.subsample import TEST, TRAIN
+from kernreg.errors import KernregError, shown
 
 COEFFICIENTS = 2  # the stream of the targets, beside those of the train and the test rows
 MOST_PATTERNS = 16  # monomials of a target, up to their place
@@ -109,13 +109,17 @@ def local_targets(
     if (
         not isinstance(degrees, list | tuple)
         or not degrees
-        or not all(_whole(degree, 1) for degree in degrees)
+        or not all(is_whole(degree, 1) for degree in degrees)
     ):
-        raise KernregError(f"{name}: degrees is {degrees!r}; it must be a list of integers of at least 1")
-    if not _whole(reach, 0) or not isinstance(cyclic, bool):
         raise KernregError(
-            f"{name}: range is {reach!r} and cyclic {cyclic!r}; give an integer and true or false"
+            f"{name}: degrees is {shown(degrees)}; it must be a list of integers of at least 1"
         )
+    if not is_whole(reach, 0) or not isinstance(cyclic, bool):
+        raise KernregError(
+            f"{name}: range is {shown(reach)} and cyclic {shown(cyclic)}; give an integer and true or false"
+        )
+    # a monomial takes some 50 numbers while the targets are normalised
+    require_room(name, 50 * MOST_PATTERNS * len(degrees) * grid[0] * grid[1] * channels)
     source = stream(seed, COEFFICIENTS)
     targets = []
     for degree in degrees:
@@ -143,6 +147,7 @@ def of_spheres(
     settings: dict[str, Any],
 ) -> Dataset:
     """A data set of rows of `shape` in patches of p consecutive coordinates, each on a sphere, one output a target."""
+    require_room(name, (n + test + ROWS_AT_ONCE) * int(np.prod(shape)))
     x_train, x_test = (
         _rows(rows, shape, p, stream(seed, s), dtype) for rows, s in ((n, TRAIN), (test, TEST))
     )
@@ -174,15 +179,6 @@ def of_spheres(
         rows_test=np.arange(test, dtype=np.int64),
         provenance=provenance,
     )
-
-
-def check_sizes(name: str, n: int, test: int, seed: int, dtype: str, **sizes: tuple[int, int]) -> None:
-    """Raise KernregError unless all are integers of at least their least value, with seed and dtype in range."""
-    require_seed(seed)
-    require_choice("dtype", dtype, ("float32", "float64"))
-    for key, (value, least) in {"n": (n, 1), "test": (test, 0), **sizes}.items():
-        if not _whole(value, least):
-            raise KernregError(f"{name}: {key} is {value!r}; it must be an integer of at least {least}")
 
 
 def stream(seed: int, number: int) -> np.random.PCG64:
@@ -255,7 +251,3 @@ def _target(
         coefficients = normal(source, (1,)).repeat(K) if cyclic else normal(source, (K,))
         parts.append(Pattern(places, (1,) * len(pixels), coefficients))
     return Target(name, tuple(parts))
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
 from kernreg.data.dataset import Dataset, Floats
-from kernreg.data.source import require_choice
-from kernreg.data.subsample import TEST, TRAIN, require_seed
+from kernreg.data.source import check_sizes, require_number, require_room
+from kernreg.data.subsample import TEST, TRAIN
 from kernreg.errors import KernregError
 
 SIGNS = 2  # the stream of the target's signs, beside those of the train and the test rows
@@ -54,11 +54,8 @@ def synthetic(
     Raises:
         KernregError: a size, exponent or seed out of range.
     """
-    require_seed(seed)
-    require_choice("dtype", dtype, ("float32", "float64"))
-    for name, size, least in (("n", n, 1), ("test", test, 0), ("dimension", dimension, 16)):
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < least:
-            raise KernregError(f"synthetic: {name} is {size!r}; it must be an integer of at least {least}")
+    check_sizes("synthetic", n, test, seed, dtype, dimension=(dimension, 16))
+    require_room("synthetic", (n + test + ROWS_AT_ONCE) * dimension)
     λ, energies = spectra(a, b, dimension)
     signs = 1.0 - 2.0 * (_stream(seed, SIGNS).random_raw(dimension) >> np.uint64(63)).astype(np.float64)
     scale = np.sqrt(dimension * λ)
@@ -110,8 +107,9 @@ def spectra(a: float, b: float, dimension: int) -> tuple[Floats, Floats]:
         KernregError: a or b not above 1: the sums would not be finite.
     """
     for name, value in (("a", a), ("b", b)):
-        if not 1 < value < np.inf:
-            raise KernregError(f"synthetic: {name} is {value!r}; it must be a finite number above 1")
+        require_number(f"synthetic: {name}", value, 1.0, 1e6)
+        if value == 1:
+            raise KernregError(f"synthetic: {name} is {value}; it must be a number above 1")
     last = max(1, dimension - round(dimension / b))
     k = np.arange(1, last + 1, dtype=np.float64)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
 from kernreg.layers import (
     Activation,
     AvgPool,
@@ -36,6 +36,9 @@ FILTER = 3
 RADIUS = 2
 WEIGHT_VARIANCE = 2.0
 BIAS_VARIANCE = 0.01
+DEEPEST = 1000  # hidden layers of a preset
+MOST_LAYERS = 4096
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Architecture:
     def __post_init__(self) -> None:
         if not self.layers:
             raise KernregError("an architecture needs at least one layer")
+        if len(self.name) > LONGEST_NAME or not self.name.isprintable() or "$" in self.name:
+            raise KernregError(
+                f"an architecture's name has at most {LONGEST_NAME} characters, all of them printable, "
+                "and no $, which figures take for a formula"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and self.layers == other.layers
@@ -87,7 +95,25 @@ class Architecture:
         """
         if not isinstance(d, Mapping) or not isinstance(d.get("layers"), list | tuple):
             raise KernregError('an architecture is an object {"layers": [...]}')
-        return cls(tuple(layer_from_dict(layer) for layer in d["layers"]), str(d.get("name", "")))
+        if len(d["layers"]) > MOST_LAYERS:
+            raise KernregError(f"an architecture has at most {MOST_LAYERS} layers, not {len(d['layers'])}")
+        name = d.get("name", "")
+        if not isinstance(name, str):
+            raise KernregError(f"the name of an architecture is a text, not a {type(name).__name__}")
+        return cls(tuple(layer_from_dict(layer) for layer in d["layers"]), name)
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """The architecture of a JSON text, see `from_dict`.
+
+        Raises:
+            KernregError: not JSON, or as `from_dict`.
+        """
+        try:
+            d = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise KernregError(f"not JSON: {reason(error)}") from None
+        return cls.from_dict(d)
 
     @classmethod
     def fcn(
@@ -253,8 +279,8 @@ def _readout(weight: float, bias: float, own_weight: float | None, own_bias: flo
 
 
 def _depth(depth: int) -> int:
-    if not isinstance(depth, int) or depth < 0:
-        raise KernregError(f"depth must be a whole number ≥ 0, not {depth!r}")
+    if not isinstance(depth, int) or not 0 <= depth <= DEEPEST:
+        raise KernregError(f"depth must be a whole number from 0 to {DEEPEST}, not {depth!r}")
     return depth
 
 

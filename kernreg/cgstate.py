@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy.typing as npt
 
 from kernreg.cholesky import Matrix
 from kernreg.durable import replace
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
 from kernreg.lanczos import Probe
+from kernreg.npzfile import read_npz
 
 Integers = npt.NDArray[np.int64]
 
@@ -100,11 +100,12 @@ def load(path: Path, problem: str) -> State | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}  # checks the CRC of each
+        found = read_npz(path)  # checks the CRC of each
         state, known, given = _state(found), str(found["format"]), str(found["problem"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise KernregError(f"{path} is no state of a solve ({error}): remove it to begin anew") from None
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise KernregError(
+            f"{path} is no state of a solve ({reason(error)}): remove it to begin anew"
+        ) from None
     if known != FORMAT:
         raise KernregError(f"{path} was written by another version of kernreg: remove it to begin anew")
     if given != problem:

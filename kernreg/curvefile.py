@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from kernreg.curve import LearningCurve, Replicate
 from kernreg.durable import replace
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
+from kernreg.npzfile import read_npz
 from kernreg.provenance import checksum, text_checksum
 from kernreg.spectra import Spectrum
 
@@ -28,7 +28,7 @@ Array = NDArray[Any]
 FORMAT_VERSION = 2
 _CURVE = ("samples", "loss", "mse", "error", "loo", "gcv", "anchors", "squared_errors", "squared_targets")
 _REPLICATE = ("loss", "mse", "error", "anchors", "squared_errors")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def save(file: CurveFile, path: Path) -> None:
         arrays["spectrum_ridge"] = np.array(file.spectrum.ridge)
     if file.held_out is not None:
         arrays["held_out"] = file.held_out
-    about = json.dumps({**file.about, "checksum": _checksum(arrays)}, sort_keys=True, allow_nan=False)
+    about = json.dumps({**file.about, "checksum": checksum_of(arrays)}, sort_keys=True, allow_nan=False)
     arrays["about"] = np.array(about)
 
     def write(partial: Path) -> None:
@@ -92,10 +92,9 @@ def load(path: Path) -> CurveFile:
         KernregError: no such file, or a damaged one.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         about = json.loads(str(arrays.pop("about")))
-        if about.pop("checksum") != _checksum(arrays):
+        if about.pop("checksum") != checksum_of(arrays):
             raise ValueError("its checksum does not fit")
         blocks = arrays["blocks"].tolist()
         replicates = tuple(
@@ -112,10 +111,10 @@ def load(path: Path) -> CurveFile:
     except FileNotFoundError:
         raise KernregError(f"there is no curve {path}; run the study again to measure it") from None
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KernregError(f"the curve {path} is damaged ({reason}); run the study again") from error
+        raise KernregError(f"the curve {path} is damaged ({reason(error)}); run the study again") from error
 
 
-def _checksum(arrays: Mapping[str, Array]) -> str:
+def checksum_of(arrays: Mapping[str, Array]) -> str:
+    """Of all arrays of a curve file but `about`, which holds it."""
     parts = [f"{name} {array.dtype} {array.shape} {checksum(array)}" for name, array in arrays.items()]
     return text_checksum("\n".join(sorted(parts)))

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, one_line, shown
 
 PARTIAL = ".partial"
 _HOLDER_BYTES = 256  # of one size, so that members who write at once write the same
@@ -123,7 +123,7 @@ class Lock:
         """
         self.shared, path = shared, folder / "lock"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise refusal(error, path) from error
         try:
@@ -174,6 +174,6 @@ def _describe(holder: bytes) -> str:
         who = json.loads(holder)
         if "members" in who:
             return "members that fill it together"
-        return f"process {who['pid']} on {who['host']}"
-    except (ValueError, KeyError, TypeError):
+        return f"process {shown(who['pid'])} on {one_line(str(who['host']), 80)}"
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "another process"

@@ -19,8 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from kernreg.data.hdf5 import own_array, own_member
 from kernreg.durable import create, replace
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, one_line, shown
 from kernreg.provenance import Array, Rows, Settings, checksum, versions
 from kernreg.seal import USER_BLOCK, Unsealed, open_image, read_seal, require_body, seal
 from kernreg.tiles import Tile, TileGrid
@@ -30,7 +31,8 @@ FORMAT_VERSION = 1
 MAIN = "gram.h5"
 TILES = "tiles"
 PARTS = ("train", "test")
-_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
+MOST_TILES = 1 << 20  # of a part; a plan makes 512, extending a store adds to them
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 _NOT_ITS_FAULT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.ENOLCK)
 
 
@@ -153,11 +155,11 @@ def read_main(folder: Path) -> Contents:
         sealed = open_image(image)
         if sealed.get("format_version") != FORMAT_VERSION:
             raise KernregError(
-                f"{path} has format version {sealed.get('format_version')}, this kernreg reads "
+                f"{path} has format version {shown(sealed.get('format_version'))}, this kernreg reads "
                 f"{FORMAT_VERSION}: install the kernreg that wrote it, or choose another folder (--out)"
             )
         with h5py.File(io.BytesIO(image), "r") as file:
-            return _contents(file)
+            return _contents(file, len(image))
     except _UNREADABLE as error:
         if getattr(error, "errno", None) in _NOT_ITS_FAULT:
             raise KernregError(f"cannot open {path}: {_line(error)}") from error
@@ -167,22 +169,41 @@ def read_main(folder: Path) -> Contents:
         ) from error
 
 
-def _contents(file: h5py.File) -> Contents:
+def _contents(file: h5py.File, size: int) -> Contents:
     names = ("architecture", "kernels", "backends", "input_shape", "provenance", "versions")
     head = {key: json.loads(value) if key in names else value for key, value in file.attrs.items()}
     rows, edges = {}, {}
     for part in PARTS:
-        group = file[part]
-        labels = group["labels"][...] if "labels" in group else None
-        rows[part] = Rows(group["hashes"][...], group["targets"][...], labels, group["rows"][...])
-        edges[part] = tuple(int(edge) for edge in group["edges"][...])
+        group = own_member(file, part)
+        arrays = {name: own_array(group, name, size) for name in ("hashes", "targets", "rows", "edges")}
+        labels = own_array(group, "labels", size) if "labels" in group else None
+        rows[part] = Rows(arrays["hashes"], arrays["targets"], labels, arrays["rows"])
+        _require_rows(rows[part], part, arrays["edges"])
+        edges[part] = tuple(arrays["edges"].tolist())
     grids = {
         "train": TileGrid(edges["train"], edges["train"], symmetric=True),
         "test": TileGrid(edges["test"], edges["train"]),
     }
-    return Contents(
-        Settings.from_json(head), rows, grids, int(head["tile"]), head["versions"], head["created"]
-    )
+    if (tiles := max(map(len, grids.values()))) > MOST_TILES or not len(rows["train"]):
+        raise ValueError(f"it claims {len(rows['train'])} train rows in {tiles} tiles")
+    made = {str(library): str(number) for library, number in dict(head["versions"]).items()}
+    return Contents(Settings.from_json(head), rows, grids, int(head["tile"]), made, str(head["created"]))
+
+
+def _require_rows(rows: Rows, part: str, edges: Array) -> None:
+    """The arrays of a part must have the shapes and dtypes that `_arrays` writes, and agree."""
+    n, wrong = len(edges) and int(edges[-1]), []
+    for name, array, dtype, shape in (
+        ("edges", edges, np.int64, (len(edges),)),
+        ("hashes", rows.hashes, np.uint8, (n, 16)),
+        ("targets", rows.y, np.float64, (n, *rows.y.shape[1:2])),
+        ("labels", rows.labels, np.int64, (n,)),
+        ("rows", rows.numbers, np.int64, (n,)),
+    ):
+        if array is not None and (array.dtype != dtype or array.shape != shape):
+            wrong.append(f"{part}/{name} is {array.dtype} {array.shape}")
+    if wrong or rows.y.ndim != 2 or not np.isfinite(rows.y).all():
+        raise ValueError(f"it does not hold rows: {wrong[0] if wrong else 'targets that are not finite'}")
 
 
 def write_shard(path: Path, values: Mapping[str, Array], identity: Mapping[str, Any]) -> None:
@@ -218,11 +239,11 @@ def describe_shard(path: Path, identity: Mapping[str, Any], backends: Collection
     for field, value in identity.items():
         if facts.get(field) != value:
             raise TileError(
-                path, f"belongs to another Gram: its {field} is {facts.get(field)!r}, not {value!r}"
+                path, f"belongs to another Gram: its {field} is {shown(facts.get(field))}, not {shown(value)}"
             )
     if (made_by := facts.get("backend")) not in backends:
         known = " and ".join(backends)
-        raise TileError(path, f"was made by backend {made_by!r}, and its store knows of {known} only")
+        raise TileError(path, f"was made by backend {shown(made_by)}, and its store knows of {known} only")
     return facts
 
 
@@ -236,7 +257,7 @@ def read_shard(path: Path, facts: Mapping[str, Any], kernel: str) -> Array:
     """The numbers of a tile described so, checksum verified, without HDF5. Raises TileError."""
     shape = _shape(facts)
     with _damage(path):
-        values = np.fromfile(path, facts["dtype"], shape[0] * shape[1], offset=facts["offsets"][kernel])
+        values = np.fromfile(path, facts["dtype"], shape[0] * shape[1], offset=_offset(facts, kernel))
         if checksum(values) != facts["checksums"][kernel]:
             raise Unsealed(f"the checksum of its {kernel} does not fit")
     return values.reshape(shape)
@@ -245,9 +266,17 @@ def read_shard(path: Path, facts: Mapping[str, Any], kernel: str) -> Array:
 def read_entry(path: Path, facts: Mapping[str, Any], kernel: str, at: tuple[int, int]) -> float:
     """One number of a tile described so; the checksum of the tile is not verified. Raises TileError."""
     item = np.dtype(facts["dtype"]).itemsize
-    offset = facts["offsets"][kernel] + (at[0] * _shape(facts)[1] + at[1]) * item
     with _damage(path):
+        offset = _offset(facts, kernel) + (at[0] * _shape(facts)[1] + at[1]) * item
         return float(np.fromfile(path, facts["dtype"], 1, offset=offset)[0])
+
+
+def _offset(facts: Mapping[str, Any], kernel: str) -> int:
+    """Where the numbers begin, once the file is as large as they need; before any memory is set aside for them."""
+    offset, (rows, columns) = int(facts["offsets"][kernel]), _shape(facts)
+    if not USER_BLOCK <= offset <= facts["size"] - rows * columns * np.dtype(facts["dtype"]).itemsize:
+        raise Unsealed(f"it is too small for its {kernel}")
+    return offset
 
 
 def _shape(facts: Mapping[str, Any]) -> tuple[int, int]:
@@ -271,4 +300,4 @@ def now() -> str:
 
 
 def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    return one_line(str(error).split("\n", 1)[0], 160) or type(error).__name__

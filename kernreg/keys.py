@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, shown
 
 Valid: TypeAlias = Callable[[Any], bool]
 Kind: TypeAlias = tuple[str, Valid]  # what a value must be, in words and as a test
 
 REQUIRED: Any = object()
-_SHOWN = 60  # characters of a wrong value
 _LARGEST = 1e300  # also of whole numbers: a float must hold them
 
 
@@ -38,18 +37,16 @@ class Keys:
             return default
         value = self._left.pop(key)
         if not valid(value):
-            shown = repr(value)
-            shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-            raise KernregError(f"{self.where} {key} is {shown}; it must be {what}")
+            raise KernregError(f"{self.where} {key} is {shown(value)}; it must be {what}")
         return value
 
     def close(self, known: Sequence[str] | None = None) -> None:
         """Raise KernregError if a key was not taken; `known` lists the keys, by default those asked for."""
         for key in self._left:
             names = list(known or self._known)
-            near = get_close_matches(key, names, 1)
+            near = get_close_matches(key[:60], names, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise KernregError(f"{self.where} has no key {key!r}; {hint}known keys: {', '.join(names)}")
+            raise KernregError(f"{self.where} has no key {shown(key)}; {hint}known keys: {', '.join(names)}")
 
 
 def tables_of() -> Kind:
@@ -76,7 +73,7 @@ def integers(least: int) -> Kind:
     return (
         f"an array of different whole numbers of at least {least}",
         lambda v: (
-            isinstance(v, list) and _distinct(v) and all(_is_integer(i) and least <= i < 2**63 for i in v)
+            isinstance(v, list) and all(_is_integer(i) and least <= i < 2**63 for i in v) and _distinct(v)
         ),
     )
 
@@ -99,7 +96,7 @@ def choices(known: Sequence[Any]) -> Kind:
     one = choice(known)[1]
     return (
         f"an array of different ones of {', '.join(map(str, known))}",
-        lambda v: isinstance(v, list) and _distinct(v) and all(map(one, v)),
+        lambda v: isinstance(v, list) and all(map(one, v)) and _distinct(v),
     )
 
 
@@ -108,4 +105,4 @@ def _is_integer(value: object) -> bool:
 
 
 def _distinct(values: list[Any]) -> bool:
-    return bool(values) and all(v not in values[:i] for i, v in enumerate(values))
+    return bool(values) and len(set(values)) == len(values)

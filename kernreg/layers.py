@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, shown
 
 Padding: TypeAlias = Literal["SAME", "CIRCULAR", "VALID"]
 PADDINGS = ("SAME", "CIRCULAR", "VALID")
+LARGEST_WINDOW = 2**16  # pixels along an axis, also of strides
+MOST_NESTED = 32  # residual layers in residual layers
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Activation:
     def __post_init__(self) -> None:
         if self.fn not in ("relu", "erf", "rbf", "abs", "identity") and self.slope is None:
             raise KernregError(
-                f"unknown activation {self.fn!r}; use relu, erf, rbf, abs, identity or leaky_relu_SLOPE"
+                f"unknown activation {shown(self.fn)}; use relu, erf, rbf, abs, identity or leaky_relu_SLOPE"
             )
 
     @property
@@ -67,8 +69,8 @@ class Activation:
         named = {"relu": 0.0, "abs": -1.0, "identity": 1.0}
         if self.fn in named:
             return named[self.fn]
-        leaky = re.fullmatch(r"leaky_relu_([0-9.]+(?:e-?\d+)?)", self.fn)
-        return float(leaky.group(1)) if leaky else None
+        leaky = re.fullmatch(r"leaky_relu_([0-9]{1,9}(?:\.[0-9]{0,30})?(?:e-?[0-9]{1,2})?)", self.fn)
+        return float(leaky[1]) if leaky else None
 
 
 @dataclass(frozen=True)
@@ -105,19 +107,23 @@ class Residual:
 Layer: TypeAlias = Dense | Conv | LocalConv | Activation | AvgPool | GlobalAvgPool | Flatten | Residual
 
 
-def layer_from_dict(d: dict[str, Any]) -> Layer:
-    """One layer from its JSON object; the inverse of `layer_to_dict`.
+def layer_from_dict(d: dict[str, Any], nested: int = 0) -> Layer:
+    """One layer from its JSON object, in so many residual layers; the inverse of `layer_to_dict`.
 
     Raises:
         KernregError: unknown type, missing, unknown or ill-typed key.
     """
+    if nested > MOST_NESTED:
+        raise KernregError(f"residual layers are nested at most {MOST_NESTED} times")
     if not isinstance(d, dict) or "type" not in d:
-        raise KernregError(f"a layer is an object with a 'type', not {d!r}")
+        raise KernregError(f"a layer is an object with a 'type', not {shown(d)}")
     kind = d["type"]
-    if kind not in _KEYS:
-        raise KernregError(f"unknown layer type {kind!r}; known: {', '.join(_KEYS)}")
+    if not isinstance(kind, str) or kind not in _KEYS:
+        raise KernregError(f"unknown layer type {shown(kind)}; known: {', '.join(_KEYS)}")
     if unknown := set(d) - set(_KEYS[kind]) - {"type"}:
-        raise KernregError(f"layer {kind!r} has no key {sorted(unknown)[0]!r}; known: {list(_KEYS[kind])}")
+        raise KernregError(
+            f"layer {kind!r} has no key {shown(min(unknown, key=str))}; known: {', '.join(_KEYS[kind])}"
+        )
     try:
         match kind:
             case "dense":
@@ -139,11 +145,11 @@ def layer_from_dict(d: dict[str, Any]) -> Layer:
             case "flatten":
                 return Flatten()
             case _:
-                branch, shortcut = (tuple(map(layer_from_dict, d.get(k, ()))) for k in ("branch", "shortcut"))
+                branch, shortcut = (_path(d.get(k, ()), nested + 1) for k in ("branch", "shortcut"))
                 return Residual(branch, shortcut)
     except KeyError as missing:
         raise KernregError(f"layer {kind!r} lacks the key {missing}") from None
-    except (TypeError, ValueError) as wrong:
+    except (TypeError, ValueError, OverflowError) as wrong:
         raise KernregError(f"layer {kind!r}: {wrong}") from None
 
 
@@ -196,22 +202,33 @@ _KEYS: dict[str, tuple[str, ...]] = {
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(value, int):
-        return (value, value)
-    if len(value) != 2 or any(int(v) != v for v in value):
-        raise ValueError(f"expected two whole numbers, not {value!r}")
-    return (int(value[0]), int(value[1]))
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(pair, list | tuple)
+        or len(pair) != 2
+        or any(isinstance(v, bool) or int(v) != v for v in pair)
+    ):
+        raise ValueError(f"expected two whole numbers, not {shown(value)}")
+    return (int(pair[0]), int(pair[1]))
+
+
+def _path(layers: Any, nested: int) -> tuple[Layer, ...]:
+    if not isinstance(layers, list | tuple):
+        raise TypeError(f"expected a list of layers, not {shown(layers)}")
+    return tuple(layer_from_dict(layer, nested) for layer in layers)
 
 
 def _check_variances(layer: Dense | Conv) -> None:
     for name in ("weight_variance", "bias_variance"):
         v = getattr(layer, name)
         if not (math.isfinite(v) and v >= 0):
-            raise KernregError(f"{name} must be a finite number ≥ 0, not {v!r}")
+            raise KernregError(f"{name} must be a finite number ≥ 0, not {shown(v)}")
 
 
 def _check_window(layer: Conv | AvgPool, name: str, window: tuple[int, int]) -> None:
     if layer.padding not in PADDINGS:
-        raise KernregError(f"padding must be one of {', '.join(PADDINGS)}, not {layer.padding!r}")
-    if min(window) < 1 or min(layer.strides) < 1:
-        raise KernregError(f"{name} and strides must be ≥ 1, not {window} and {layer.strides}")
+        raise KernregError(f"padding must be one of {', '.join(PADDINGS)}, not {shown(layer.padding)}")
+    if not all(1 <= size <= LARGEST_WINDOW for size in (*window, *layer.strides)):
+        raise KernregError(
+            f"{name} and strides must be from 1 to {LARGEST_WINDOW}, not {shown(window)} and {shown(layer.strides)}"
+        )

@@ -7,6 +7,7 @@ longer than LONGEST_TILE_SECONDS, as measured on one of them, tiles are cut smal
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 import time
@@ -112,14 +113,15 @@ def plan(
     rate = UPDATES_PER_SECOND["host" if workers.lane_bytes is None else "gpu"]
     tile = math.isqrt(TILE_SECONDS * rate // cost) // SMALLEST * SMALLEST
     tile = max(SMALLEST, min(tile, LARGEST))
-    while _shards(n, t, tile) > MOST_SHARDS:
-        tile += SMALLEST
+    if _shards(n, t, tile) > MOST_SHARDS:
+        multiples = range(tile // SMALLEST, widest // SMALLEST + 2)
+        few = bisect.bisect_left(multiples, True, key=lambda k: _shards(n, t, k * SMALLEST) <= MOST_SHARDS)
+        tile = multiples[few] * SMALLEST
     if pace is not None and tile**2 * pace > LONGEST_TILE_SECONDS:
         tile = max(SMALLEST, math.isqrt(int(LONGEST_TILE_SECONDS / pace)) // SMALLEST * SMALLEST)
     if memory is not None:
         allowed = parse_bytes(memory)
-        while need(tile) > allowed and tile > SMALLEST:
-            tile -= SMALLEST
+        tile = _largest(tile, lambda rows: need(rows) <= allowed)
         require_memory(need(tile), allowed)
     if workers.lane_bytes is not None:
         tile = _fitting(
@@ -216,7 +218,10 @@ def parse_bytes(text: int | str) -> int:
     if not match:
         raise KernregError(f"{text!r} is no amount of memory; write it like 4GiB")
     unit = 1000 if match[3] == "b" else 1024
-    return int(float(match[1]) * unit ** ("kmgt".index(match[2]) + 1 if match[2] else 0))
+    amount = float(match[1]) * unit ** ("kmgt".index(match[2]) + 1 if match[2] else 0)
+    if amount > 2.0**63:
+        raise KernregError(f"{match[0][:40]!r} is more memory than any machine has; write it like 4GiB")
+    return int(amount)
 
 
 def show_bytes(amount: int) -> str:
@@ -230,14 +235,19 @@ def show_bytes(amount: int) -> str:
 
 def _fitting(tile: int, need: Callable[[int], int], lane: int) -> int:
     """The largest tile up to `tile` that a lane of the GPU holds."""
-    while need(tile) > lane and tile > SMALLEST:
-        tile -= SMALLEST
+    tile = _largest(tile, lambda rows: need(rows) <= lane)
     if need(tile) > lane:
         raise KernregError(
             f"the smallest tiles need {show_bytes(need(tile) + GPU_WORK_BYTES)} of the GPU for each of its lanes and "
             f"{show_bytes(lane + GPU_WORK_BYTES)} are free: end other programs on it, or use --backend cpu"
         )
     return tile
+
+
+def _largest(tile: int, fits: Callable[[int], bool]) -> int:
+    """The largest tile up to `tile` that fits, as smaller ones then do; the smallest one if none does."""
+    multiples = range(1, tile // SMALLEST + 1)
+    return max(1, bisect.bisect_left(multiples, True, key=lambda k: not fits(k * SMALLEST))) * SMALLEST
 
 
 def _shards(n: int, t: int, tile: int) -> int:

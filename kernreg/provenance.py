@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from kernreg import __version__
 from kernreg.architecture import Architecture
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, shown
+from kernreg.reloadable import require_provenance
 
 Array: TypeAlias = NDArray[Any]
 
@@ -78,6 +79,14 @@ class Settings:
         architecture = Architecture.from_dict(d["architecture"])
         kernels, shape = tuple(d["kernels"]), tuple(int(s) for s in d["input_shape"])
         used = tuple(d.get("backends", ()))
+        if (
+            not all(isinstance(name, str) for name in (*kernels, *used, d["backend"]))
+            or min(shape, default=0) < 0
+        ):
+            raise KernregError(
+                f"kernels {shown(kernels)} by {shown(used)} of rows {shown(shape)} are none that there are"
+            )
+        require_provenance(d["provenance"])
         return cls(architecture, kernels, d["dtype"], d["backend"], shape, dict(d["provenance"]), used)
 
     def require_equal(self, given: Mapping[str, Any], where: str) -> None:

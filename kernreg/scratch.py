@@ -28,7 +28,7 @@ import xxhash
 
 from kernreg.blocks import READ_AHEAD, Blocks
 from kernreg.durable import PARTIAL, refusal, replace, sync
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason, shown
 from kernreg.plan import show_bytes
 
 FORMAT, VERSION = "kernreg-factor", 1
@@ -98,19 +98,23 @@ class Scratch:
             head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
             if (head["format"], head["format_version"]) != (FORMAT, VERSION):
                 raise ValueError(f"format {head['format']} {head['format_version']}")
-            blocks = Blocks(head["n"], head["tile"], head["panel"])
-            scratch = cls(folder, head["identity"], blocks, head["dtype"], head["outputs"])
+            blocks = Blocks(*(_whole(head, key) for key in ("n", "tile", "panel")))
+            known, dtype, outputs = dict(head["identity"]), head["dtype"], _whole(head, "outputs")
+            if dtype not in ("float32", "float64"):
+                raise ValueError(f"dtype {shown(dtype)}")
+            if "rows" in known and known["rows"][1] - known["rows"][0] != blocks.n:
+                raise ValueError(f"n is {blocks.n}, and its rows are {shown(known['rows'])}")
         except FileNotFoundError:
             raise KernregError(f"{folder} holds no factor: {HEAD} is missing") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise KernregError(f"{folder / HEAD} cannot be used: {error}; delete {folder}") from None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, KernregError) as error:
+            raise KernregError(f"{folder / HEAD} cannot be used: {reason(error)}; delete {folder}") from None
         for field, value in (identity or {}).items():
-            if scratch.identity.get(field) != value:
+            if known.get(field) != value:
                 raise KernregError(
-                    f"{folder} holds the factor of another matrix: its {field} is "
-                    f"{scratch.identity.get(field)!r}, not {value!r}; choose another folder (--scratch)"
+                    f"{folder} holds the factor of another matrix: its {field} is {shown(known.get(field))}, "
+                    f"not {shown(value)}; choose another folder (--scratch)"
                 )
-        return scratch
+        return cls(folder, known, blocks, dtype, outputs)
 
     def path(self, p: int) -> Path:
         """File of panel p."""
@@ -275,6 +279,12 @@ def _read(file: int, values: npt.NDArray[Any], offset: int) -> None:
         if not count:
             raise EOFError("the file ends early")
         done += count
+
+
+def _whole(head: Mapping[str, Any], key: str) -> int:
+    if type(head[key]) is not int or not 0 < head[key] < 2**31:
+        raise ValueError(f"{key} is {shown(head[key])}")
+    return int(head[key])
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -18,15 +18,16 @@ import h5py
 import numpy as np
 
 from kernreg.cholesky import Matrix
+from kernreg.data.hdf5 import own_array
 from kernreg.durable import replace
-from kernreg.errors import KernregError
-from kernreg.provenance import Array, Settings, require_hashes, versions
+from kernreg.errors import KernregError, reason, shown
+from kernreg.provenance import KERNELS, Array, Settings, require_hashes, versions
 from kernreg.seal import USER_BLOCK, open_image, seal
 from kernreg.solution import Solution
 from kernreg.store import GramStore
 
 FORMAT, FORMAT_VERSION = "kernreg-solution", 1
-_UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,21 +116,27 @@ class SavedSolution:
             image = path.read_bytes()
             sealed = open_image(image)
             if sealed.get("format") != FORMAT or sealed.get("format_version") != FORMAT_VERSION:
-                raise ValueError(f"it is {sealed.get('format')} {sealed.get('format_version')}")
+                raise ValueError(f"it is {shown(sealed.get('format'))} {shown(sealed.get('format_version'))}")
             with h5py.File(io.BytesIO(image), "r") as file:
-                return _contents(file)
+                return _contents(file, len(image))
         except _UNREADABLE as error:
             raise KernregError(
-                f"{path} is no solution that this kernreg reads ({error}); make it with `kernreg solve`"
+                f"{path} is no solution that this kernreg reads ({reason(error)}); make it with `kernreg solve`"
             ) from error
 
 
-def _contents(file: h5py.File) -> SavedSolution:
+def _contents(file: h5py.File, size: int) -> SavedSolution:
     head: Mapping[str, Any] = {
         key: json.loads(file.attrs[key]) for key in ("settings", "kernel", "gram", "facts")
     }
-    measured = {key: file[key][...].tolist() for key in ("residuals", "iterations")}
-    α, hashes, rows = (file[key][...] for key in ("coefficients", "hashes", "rows"))
+    measured = {key: own_array(file, key, size).tolist() for key in ("residuals", "iterations")}
+    α, hashes, rows = (own_array(file, key, size) for key in ("coefficients", "hashes", "rows"))
+    n, c = α.shape
+    typed = α.dtype == np.float64 and hashes.dtype == np.uint8 and rows.dtype == np.int64
+    if not (typed and n and c and hashes.shape == (n, 16) and rows.shape == (n,) and np.isfinite(α).all()):
+        raise ValueError(f"its coefficients {α.dtype} {α.shape} are not those of its rows")
+    if head["kernel"] not in KERNELS:
+        raise ValueError(f"it is of the kernel {shown(head['kernel'])}")
     settings = Settings.from_json(head["settings"])
     facts = {**head["facts"], **measured}
     return SavedSolution(α, hashes, rows, settings, head["kernel"], Path(head["gram"]), facts)

@@ -14,15 +14,18 @@ from typing import Any
 from kernreg.architecture import Architecture
 from kernreg.data.normalise import NORMALISATIONS
 from kernreg.data.registry import find, function
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
 from kernreg.keys import Keys, choice, choices, integer, integers, number, tables_of, text
 from kernreg.provenance import DTYPES, KERNELS
 from kernreg.ridge import RidgeMode
 from kernreg.studynetworks import architectures, is_window_size
-from kernreg.symmetry import NAMES
+from kernreg.symmetry import NAMES, UNDRAWN
 
 COINCIDE = 1e-6  # largest relative difference of two curves that are one, unless the file says otherwise
 AXES = ("architecture", "kernel", "transform", "transform_seed", "seed", "n")
+LARGEST_TEXT = 1 << 16  # characters: a study has a few thousand
+MOST_DOTS = 200  # of a line: TOML takes time in the square of the length of a dotted key
+MOST_CURVES = 100_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def read(path: str | os.PathLike[str]) -> StudyFile:
     """
     path = Path(path)
     try:
-        source = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            source = stream.read(LARGEST_TEXT + 1).decode()
     except UnicodeDecodeError as error:
         raise KernregError(f"{path} is not UTF-8 text: {error.reason}") from None
     except OSError as error:
@@ -137,10 +141,15 @@ def parse(source: str, folder: Path = Path()) -> StudyFile:
     Raises:
         KernregError: as `read`, without the path.
     """
+    if len(source) > LARGEST_TEXT:
+        raise KernregError(f"it has more than {LARGEST_TEXT} characters, which no study file needs: split it")
+    for row, line in enumerate(source.split("\n"), 1):
+        if line.count(".") > MOST_DOTS:
+            raise KernregError(f"line {row} has more than {MOST_DOTS} dots: no key is nested so deeply")
     try:
         whole = Keys("the file", tomllib.loads(source))
     except (ValueError, RecursionError) as error:
-        raise KernregError(f"not TOML: {error}") from None
+        raise KernregError(f"not TOML: {reason(error)}") from None
     study = Keys("[study]", whole.take("study", "a table", lambda v: isinstance(v, dict)))
     data = Keys("[data]", whole.take("data", "a table", lambda v: isinstance(v, dict)))
     fit = Keys("[fit]", whole.take("fit", "a table", lambda v: isinstance(v, dict), {}))
@@ -168,6 +177,7 @@ def parse(source: str, folder: Path = Path()) -> StudyFile:
     file = StudyFile(
         data=_data(data, dtype, folder), fit=_fit(fit), architectures=networks, source=source, **settings
     )
+    _require_countable(file)
     known = _axes(file)
     return StudyFile(
         **{
@@ -252,6 +262,13 @@ def _is_ridge(value: object) -> bool:
 def _is_window(value: object) -> bool:
     finite = number(0)[1]
     return isinstance(value, list) and len(value) == 2 and all(map(finite, value)) and 0 < value[0] < value[1]
+
+
+def _require_countable(file: StudyFile) -> None:
+    drawn = sum(1 if name in UNDRAWN else len(file.transform_seeds) for name in file.transforms)
+    networks, data = len(file.architectures) * len(file.kernels), len(file.data.seeds) * len(file.data.sizes)
+    if (curves := networks * data * drawn) > MOST_CURVES:
+        raise KernregError(f"it asks for {curves:,} curves; a study has at most {MOST_CURVES:,}: split it")
 
 
 def _axes(file: StudyFile) -> dict[str, tuple[Any, ...]]:

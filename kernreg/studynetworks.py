@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kernreg.architecture import PRESETS, Architecture
+from kernreg.architecture import DEEPEST, PRESETS, Architecture
 from kernreg.errors import KernregError
 from kernreg.keys import Keys, Kind, choice, integer, number, tables_of, text
-
-DEEPEST = 1000  # hidden layers of a preset
 
 
 def architectures(tables: Sequence[Mapping[str, Any]]) -> tuple[Architecture, ...]:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from kernreg.blocks import TILES, Blocks
 from kernreg.cholesky import Matrix
 from kernreg.durable import replace
-from kernreg.errors import KernregError
+from kernreg.errors import KernregError, reason
+from kernreg.npzfile import read_npz
 from kernreg.panel import Panel
 from kernreg.prefix import (
     BLOCK_ROWS,
@@ -232,7 +233,8 @@ def _save(path: Path, arrays: dict[str, Any]) -> None:
 
 def _load(path: Path) -> Arrays:
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise KernregError(f"{path} cannot be used: {error}; delete it, it is computed again") from None
+        return read_npz(path)
+    except (OSError, ValueError) as error:
+        raise KernregError(
+            f"{path} cannot be used: {reason(error)}; delete it, it is computed again"
+        ) from None

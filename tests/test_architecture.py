@@ -80,7 +80,7 @@ def test_presets_are_what_their_names_say() -> None:
         (lambda: Architecture.preset("gap", width=3), "'gap' has no setting 'width'"),
         (lambda: Architecture.gap(depth=-1), "depth must be"),
         (lambda: Architecture.gap(padding="FULL"), "padding must be one of SAME"),
-        (lambda: Architecture.gap(filter=0), "must be ≥ 1"),
+        (lambda: Architecture.gap(filter=0), "must be from 1 to"),
         (lambda: Architecture.fcn(weight_variance=-1), "weight_variance must be a finite number"),
         (lambda: Architecture.fcn(bias_variance=float("nan")), "bias_variance must be"),
         (lambda: Architecture.fcn(activation="gelu"), "unknown activation 'gelu'"),

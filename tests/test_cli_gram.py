@@ -152,7 +152,7 @@ def test_an_uncovered_layer_is_named_and_the_reference_has_it() -> None:
     assert "abs" in refused(*command, "--backend", "cpu")
     assert kernreg_json(*command, "--backend", "reference")["complete"]
     Path("net.json").write_text("{")
-    assert "net.json is not JSON" in refused(*command)
+    assert "net.json: not JSON" in refused(*command)
 
 
 def test_other_settings_in_one_store_are_refused_by_name() -> None:

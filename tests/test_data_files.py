@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kernreg.data import load, reload
+from kernreg.data.hdf5reader import read_hdf5_here
 from kernreg.errors import KernregError
 
 RANDOM = np.random.Generator(np.random.PCG64(1))
@@ -241,7 +243,10 @@ def test_an_npz_bomb_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["mine.npz", "X.npy", "mine.h5"])
-def test_random_damage_is_an_error_or_a_data_set(tmp_path: Path, file: str) -> None:
+def test_random_damage_is_an_error_or_a_data_set(
+    tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernreg.data.files.read_hdf5", read_hdf5_here)  # a process for each takes long
     path = save(tmp_path / file, X=VECTORS, y=LABELS)
     good = path.read_bytes()
     random = np.random.Generator(np.random.PCG64(3))
@@ -269,3 +274,26 @@ def test_the_buffer_of_an_npz_may_be_stored_or_deflated(tmp_path: Path) -> None:
     (tmp_path / "deflated.npz").write_bytes(buffer.getvalue())
     first, second = load(tmp_path / "stored.npz"), load(tmp_path / "deflated.npz")
     np.testing.assert_array_equal(first.x_train, second.x_train)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"HDF5 itself fails on it \(SIGSEGV\)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", "HDF5 does not come to an end"),
+        ('print(\'{"arrays": [["X", "<f8", [4, 4]]]}\')', "HDF5 itself fails on it"),
+        ('print(\'{"arrays": [["X", "<f8", [1000000000, 4]]]}\')', "X is larger than the file can hold"),
+    ],
+)
+def test_what_ends_the_process_that_reads_hdf5_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+) -> None:
+    path = save(tmp_path / "a.h5", X=VECTORS, y=LABELS)
+    interpreter = tmp_path / "python"
+    (tmp_path / "code.py").write_text(code)
+    interpreter.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path / 'code.py'}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    with pytest.raises(KernregError, match=said) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
