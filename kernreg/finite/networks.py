@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
-from kernreg.finite.windows import Pad, avg_pool, padded, windows
+from kernreg.finite.windows import Pad, avg_pool, padded, product, windows
 from kernreg.kernels.geometry import output_size
 from kernreg.kernels.reference import is_spatial
 from kernreg.layers import (
@@ -189,7 +189,7 @@ class DenseLayer(Weights):
         super().__init__(layer, (shape[2], width), (width,), shape[2], parameterization, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.affine(x @ self.weight)
+        return self.affine(product(x, self.weight))
 
 
 class ConvLayer(Weights):
@@ -208,7 +208,7 @@ class ConvLayer(Weights):
     def forward(self, x: Tensor) -> Tensor:
         x = padded(x, self.pad)
         if self.unfold:
-            return self.affine(windows(x, self.filter, self.strides) @ self.weight.flatten(0, 2))
+            return self.affine(product(windows(x, self.filter, self.strides), self.weight.flatten(0, 2)))
         image, weight = x.permute(0, 3, 1, 2), self.weight.permute(3, 2, 0, 1)
         y = nn.functional.conv2d(image, weight, stride=self.strides)
         return self.affine(y.permute(0, 2, 3, 1))

@@ -55,3 +55,8 @@ def windows(x: Tensor, window: tuple[int, int], strides: tuple[int, int]) -> Ten
 def avg_pool(x: Tensor, window: tuple[int, int], strides: tuple[int, int]) -> Tensor:
     """(n, H', W', C): means over windows of a padded (n, H, W, C)."""
     return nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), window, strides).permute(0, 2, 3, 1)
+
+
+def product(x: Tensor, W: Tensor) -> Tensor:
+    """(…, C) times (C, width) as one product of matrices: under `vmap` over both a batched one, without copies of W."""
+    return (x.flatten(0, -2) @ W).unflatten(0, x.shape[:-1])
