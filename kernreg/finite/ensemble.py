@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from kernreg.finite.networks import ConvLayer, DenseLayer, LocalConvLayer
+from kernreg.finite.modules import ConvLayer, DenseLayer, LocalConvLayer
 
 State = dict[str, Tensor]
 
