@@ -23,6 +23,8 @@ OPTIMIZERS = ("sgd", "gd", "adam")
 SCHEDULES = ("constant", "cosine", "steps")
 PRECISIONS = ("float32", "float64", "bfloat16")
 AUTO = "auto"
+STEMS, READOUTS = ("cifar", "imagenet"), ("gap", "flatten")
+BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 SMALLEST = 16  # training rows of the first point of a curve, unless asked otherwise
 HALVINGS = 4  # as of a kernel's learning curve: up to 16 disjoint training sets
 
@@ -80,6 +82,8 @@ class Training:
             _require(name, getattr(self, name), least)
         for name in ("seed", "halvings", "crop"):
             _require(name, getattr(self, name), 0)
+        if not isinstance(self.flip, bool):
+            raise KernregError(f"flip is {self.flip!r}; it must be true or false")
         if self.lr != AUTO and not (_is_number(self.lr) and 0 < float(self.lr) < math.inf):
             raise KernregError(f"lr is {self.lr!r}; it must be a positive number or {AUTO!r}")
         for name, low, high in (("momentum", 0, 1), ("validation", 0, 0.9), ("weight_decay", 0, math.inf)):
@@ -121,17 +125,48 @@ class Training:
 
 
 @dataclass(frozen=True)
+class ResNetShape:
+    """A ResNet of `kernreg.finite.resnet`, which no kernel belongs to.
+
+    Attributes:
+        name: resnet10, resnet18 or resnet34.
+        stem: "cifar" or "imagenet".  readout: "gap" or "flatten".
+    """
+
+    name: str = "resnet18"
+    stem: str = "cifar"
+    readout: str = "gap"
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.name, tuple(BLOCKS)), (self.stem, STEMS), (self.readout, READOUTS)):
+            if value not in known:
+                raise KernregError(f"{value!r} is none of {', '.join(known)}")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.stem} stem, {self.readout} readout"
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others."""
+        return f"{self.name}-{self.stem}-{self.readout}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Trained:
     """One learning curve of trained networks: an architecture, its training, and the sample counts.
 
     Attributes:
-        architecture: what the network is the finite one of.
+        architecture: what the network is the finite one of, or a ResNet.
         training: how it is trained.
         sizes: increasing sample counts; None: those of a kernel's curve, n/√2^j, from 16 on.
         name: what tables and figures call it.
     """
 
-    architecture: Architecture
+    architecture: Architecture | ResNetShape
     training: Training = field(default_factory=Training)
     sizes: tuple[int, ...] | None = None
     name: str = ""

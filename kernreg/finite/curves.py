@@ -28,11 +28,12 @@ from kernreg.finite.batches import Batches, Images, Member
 from kernreg.finite.descent import ROWS_AT_ONCE, descend
 from kernreg.finite.ensemble import Ensemble, at_once
 from kernreg.finite.networks import network
+from kernreg.finite.resnet import ResNet
 from kernreg.finite.stepsize import step_size
 from kernreg.progress import Meter, Progress
 from kernreg.provenance import checksum
 from kernreg.question import halves
-from kernreg.training import Trained, Training, seeds_of
+from kernreg.training import BLOCKS, ResNetShape, Trained, Training, seeds_of
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +78,7 @@ def passes(trained: Trained, n: int, template: torch.nn.Module, shape: tuple[int
             together.setdefault(key, []).append(Member(m, start, replicate))
     made = []
     for (steps, batch), members in together.items():
-        most = at_once(template, shape, batch)
+        most = 1 if isinstance(trained.architecture, ResNetShape) else at_once(template, shape, batch)
         count = -(-len(members) // most)
         for part in range(count):  # of nearly equal numbers
             made.append(Pass(tuple(members[part::count]), steps, batch))
@@ -87,8 +88,11 @@ def passes(trained: Trained, n: int, template: torch.nn.Module, shape: tuple[int
 def make(trained: Trained, shape: tuple[int, ...], outputs: int, seed: int = 0) -> Any:
     """The module that the networks of a curve are copies of."""
     dtype = torch.float64 if trained.training.precision == "float64" else torch.float32
-    t = trained.training
-    return network(trained.architecture, shape, t.width, outputs, t.parameterization, seed=seed, dtype=dtype)
+    t, architecture = trained.training, trained.architecture
+    if isinstance(architecture, ResNetShape):
+        blocks, ends = BLOCKS[architecture.name], (architecture.stem, architecture.readout)
+        return ResNet(shape, t.width, outputs, blocks, *ends, seed, dtype)
+    return network(architecture, shape, t.width, outputs, t.parameterization, seed=seed, dtype=dtype)
 
 
 def train_curve(
@@ -148,15 +152,15 @@ def train_curve(
 
 def seconds_per_row(
     trained: Trained, shape: tuple[int, ...], outputs: int, n: int, device: str = "cpu", steps: int = 3
-) -> tuple[float, int, int]:
-    """Seconds that a row of a batch takes, timed on random rows; with the networks and the rows of the whole curve."""
+) -> tuple[float, int]:
+    """Seconds that a row of a batch takes, timed on random rows, and the rows of a whole curve, all networks and steps."""
     t = trained.training
     template = make(trained, shape, outputs)
     todo = passes(trained, n, template, shape)
     rows = sum(p.rows for p in todo)
     largest = max(todo, key=lambda p: p.rows)
-    rng = np.random.default_rng(0)
-    images = Images(rng.standard_normal((n, *shape)), np.zeros((n, outputs)), torch.float32, device, t.crop)
+    rng, dtype = np.random.default_rng(0), next(template.parameters()).dtype
+    images = Images(rng.standard_normal((n, *shape)), np.zeros((n, outputs)), dtype, device, t.crop)
     ensemble = Ensemble(template, range(len(largest.members)), device)
     lr = 1e-6
     best = np.inf
@@ -165,7 +169,7 @@ def seconds_per_row(
         start = time.perf_counter()
         descend(ensemble, images, quick, t, lr, device)
         best = min(best, time.perf_counter() - start)
-    return best / (steps * len(largest.members) * largest.batch), sum(len(p.members) for p in todo), rows
+    return best / (min(steps, largest.steps) * len(largest.members) * largest.batch), rows
 
 
 class _Few(Batches):

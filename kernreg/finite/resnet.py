@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kernreg.errors import KernregError
-
-STEMS, READOUTS = ("cifar", "imagenet"), ("gap", "flatten")
-BLOCKS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+from kernreg.training import BLOCKS, READOUTS, STEMS
 
 
 class ResNet(nn.Module):
@@ -68,8 +66,10 @@ class ResNet(nn.Module):
                 stages.append(BasicBlock(channels, wider, 2 if stage and not i else 1))
                 channels = wider
         self.stages = nn.Sequential(*stages)
+        self.eval()  # one image is no batch to take statistics of
         with torch.no_grad():
             places = math.prod(self._features(torch.zeros((1, *input_shape))).shape[2:])
+        self.train()
         self.readout = nn.Linear(channels * (places if self.flat else 1), outputs)
         self.to(dtype)
         self.reset(seed)

@@ -18,6 +18,7 @@ ROWS = 256  # that the kernel is taken of
 ITERATIONS = 20  # of the power method; an error of some percent in λ does not matter
 PROBES = 4
 ADAM = 1e-3  # the step size of Kingma and Ba; that of Adam has no kernel to be taken from
+NORMALISED = 0.05  # with batch normalisation the kernel at the start says little about later steps
 
 
 def step_size(template: nn.Module, x: Tensor, training: Training) -> float:
@@ -30,6 +31,8 @@ def step_size(template: nn.Module, x: Tensor, training: Training) -> float:
         return float(training.lr)
     if training.optimizer == "adam":
         return ADAM
+    if any(isinstance(module, nn.BatchNorm2d) for module in template.modules()):
+        return NORMALISED
     x = x[:ROWS]
     λ, τ = curvature(template, x)
     noise = 0.0 if training.optimizer == "gd" else τ / training.batch
