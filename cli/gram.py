@@ -14,6 +14,7 @@ from kernreg.cli.arguments import (
     as_json,
     byte_size,
     data_dir,
+    options,
     setting,
     threads,
     transform_options,
@@ -24,26 +25,31 @@ if TYPE_CHECKING:
     from kernreg.data import Dataset
 
 
+row_options = options(
+    click.option(
+        "--data", help="Name of a data set, or a .npz, .npy or .h5 file with X and y. [default: cifar10]"
+    ),
+    data_dir,
+    click.option("--n", type=click.IntRange(min=1), help="Train rows. [default: all]"),
+    click.option(
+        "--test", type=click.IntRange(min=0), help="Test rows. [default: 1000, or a fifth of a shared pool]"
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order."),
+    click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]"),
+    click.option(
+        "--setting",
+        "settings",
+        type=setting,
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Of the data: dimension=64 of a generated set, dtype=float64 of the rows; may be repeated.",
+    ),
+)
+
+
 @click.command("gram", short_help="Images → Gram matrix in a store, resumable.")
 @architecture_options
-@click.option(
-    "--data", help="Name of a data set, or a .npz, .npy or .h5 file with X and y. [default: cifar10]"
-)
-@data_dir
-@click.option("--n", type=click.IntRange(min=1), help="Train rows. [default: all]")
-@click.option(
-    "--test", type=click.IntRange(min=0), help="Test rows. [default: 1000, or a fifth of a shared pool]"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order.")
-@click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]")
-@click.option(
-    "--setting",
-    "settings",
-    type=setting,
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Of the data: dimension=64 of a generated set, dtype=float64 of the rows; may be repeated.",
-)
+@row_options
 @transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
 @click.option(
@@ -90,7 +96,7 @@ def command(**given: Any) -> None:
     from kernreg.store import GramStore
 
     architecture = architecture_from(given)
-    dataset, stand_in = _load(given)
+    dataset, stand_in = load_rows(given)
     path = given["out"]
     if path.suffix != ".gram":
         path = path / store_name(dataset, architecture, given["kernel"], given["dtype"])
@@ -132,7 +138,7 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype:
     return "-".join((*parts, digest)) + ".gram"
 
 
-def _load(given: dict[str, Any]) -> tuple[Dataset, bool]:
+def load_rows(given: dict[str, Any]) -> tuple[Dataset, bool]:
     """The data set asked for, fetched if nothing was said and it is not here; or a stand-in for a dry run."""
     from kernreg.data import describe, load
     from kernreg.data.fetch import fetch

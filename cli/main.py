@@ -17,6 +17,7 @@ COMMANDS = (
     "theory",
     "solve",
     "predict",
+    "train",
     "study",
     "info",
     "verify",

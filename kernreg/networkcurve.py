@@ -21,6 +21,7 @@ from kernreg.durable import Lock, refusal
 from kernreg.gramfile import now
 from kernreg.progress import Progress
 from kernreg.provenance import checksum, text_checksum, versions
+from kernreg.question import halves
 from kernreg.training import Trained
 
 WORK = ".training"
@@ -31,6 +32,22 @@ def curve_digest(identity: Mapping[str, Any], trained: Trained, n: int, t: int) 
     return digest_of(
         {"data": dict(identity), "network": trained.digest, "samples": trained.samples(n), "n": n, "t": t}
     )
+
+
+def counts(trained: Trained, n: int) -> tuple[int, int]:
+    """The networks of a curve on n rows, all sample counts, training sets and replicates together, and the rows that go
+    through them, all steps together.
+
+    Raises:
+        KernregError: a sample count beyond n.
+    """
+    t, networks, rows = trained.training, 0, 0
+    blocks = [(0, n), *halves(n, t.halvings)]
+    for m in trained.samples(n):
+        count = t.replicates * sum(size >= m for _, size in blocks)
+        networks += count
+        rows += count * t.steps_of(m) * t.batch_of(m)
+    return networks, rows
 
 
 def network_curve(

@@ -10,7 +10,6 @@ what is new, and a killed run goes on where it was. Nothing is computed twice.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,14 +28,22 @@ from kernreg.errors import KernregError
 from kernreg.gram import build
 from kernreg.kernels import backends
 from kernreg.networkcurve import curve_digest, network_curve
-from kernreg.networkcurve import seconds as training_seconds
 from kernreg.outcomes import Outcomes, evaluate
 from kernreg.progress import Work
 from kernreg.provenance import store_digest
 from kernreg.store import GramStore
 from kernreg.studycurve import measured_curve
 from kernreg.studyfile import StudyFile, read
-from kernreg.studyplan import PROBE_OUTPUTS, GramTask, Plan, TrainingTask, gram_task, timed, training_task
+from kernreg.studyplan import (
+    PROBE_OUTPUTS,
+    GramTask,
+    Plan,
+    TrainingTask,
+    gram_task,
+    timed,
+    timed_trainings,
+    training_task,
+)
 
 GRAMS, CURVES, FILE = "grams", "curves", "study.toml"
 DEFAULT_FOLDER = Path("kernreg-study")
@@ -114,13 +121,13 @@ class Study:
             curves = tuple(self.curve_path(entry) for entry in group)
             given = (path, first.architecture, kernel, rows.shape, group, curves)
             tasks.append(gram_task(*given, self._backend(first), self.file.dtype, memory))
-        trainings = [self._training(entry) for entry in self.entries if entry.network is not None]
+        trainings = tuple(self._training(entry) for entry in self.entries if entry.network is not None)
         stand_in = stand_in or any(task.path is None for task in trainings)
         made = tuple(tasks)
         if seconds:
             made = timed(made, self.file.dtype, self.file.fit.spectrum)
-            trainings = _timed(trainings)
-        return Plan(made, stand_in, tuple(trainings))
+            trainings = timed_trainings(trainings)
+        return Plan(made, stand_in, trainings)
 
     def run(self, memory: int | str | None = None, progress: bool = False) -> None:
         """Compute what is missing: Gram matrices tile by tile, curves one by one, each kept once it is there.
@@ -311,14 +318,3 @@ def _drop_if_damaged(path: Path) -> None:
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
-
-def _timed(tasks: list[TrainingTask]) -> list[TrainingTask]:
-    """The tasks with seconds; each network and size is timed once, whatever the transform and the row order."""
-    known: dict[Any, float] = {}
-    made = []
-    for task in tasks:
-        case = (task.network, task.shape, task.outputs, task.entry.n)
-        if task.needed and case not in known:
-            known[case] = training_seconds(*case)
-        made.append(dataclasses.replace(task, seconds=known[case] if task.needed else 0.0))
-    return made

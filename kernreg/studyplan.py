@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from kernreg.curve import learning_curve
 from kernreg.entries import Entry
 from kernreg.kernels import backends
 from kernreg.leftout import left_out
+from kernreg.networkcurve import counts, seconds
 from kernreg.plan import PROCESS_BYTES, parse_bytes, plan, seconds_per_pair
 from kernreg.spectra import spectrum as spectrum_of
-from kernreg.question import halves
 from kernreg.store import GramStore
 from kernreg.training import Trained
 
@@ -313,12 +313,21 @@ def training_task(entry: Entry, path: Path | None, shape: tuple[int, ...], outpu
     Raises:
         KernregError: a sample count beyond the training rows.
     """
-    trained = entry.network
-    assert trained is not None
-    t, networks, rows = trained.training, 0, 0
-    blocks = [(0, entry.n), *halves(entry.n, t.halvings)]
-    for m in trained.samples(entry.n):
-        count = t.replicates * sum(size >= m for _, size in blocks)
-        networks += count
-        rows += count * t.steps_of(m) * t.batch_of(m)
-    return TrainingTask(entry, path, shape, outputs, networks, rows)
+    assert entry.network is not None
+    return TrainingTask(entry, path, shape, outputs, *counts(entry.network, entry.n))
+
+
+def timed_trainings(tasks: Iterable[TrainingTask]) -> tuple[TrainingTask, ...]:
+    """The tasks with seconds; each network and size is timed once, whatever the transform and the row order.
+
+    Raises:
+        KernregError: as `kernreg.networkcurve.seconds`.
+    """
+    known: dict[Any, float] = {}
+    made = []
+    for task in tasks:
+        case = (task.network, task.shape, task.outputs, task.entry.n)
+        if task.needed and case not in known:
+            known[case] = seconds(*case)
+        made.append(replace(task, seconds=known[case] if task.needed else 0.0))
+    return tuple(made)
