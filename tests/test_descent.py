@@ -1,0 +1,372 @@
+"""Training of ensembles: each member is the network trained alone, killed runs go on bit by bit, test rows stop nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from kernreg.architecture import Architecture
+from kernreg.curve import learning_curve
+from kernreg.data import Dataset, load
+from kernreg.errors import KernregError
+from kernreg.exponent import fit_exponent
+from kernreg.finite.batches import Batches, Images, Member
+from kernreg.finite.curves import Pass, make, passes, train_curve
+from kernreg.finite.descent import descend, schedule
+from kernreg.finite.ensemble import Ensemble
+from kernreg.finite.networks import network
+from kernreg.finite.stepsize import curvature, step_size
+from kernreg.training import Trained, Training, default_samples
+
+SHAPE = (4, 4, 2)
+# What batched and single products of float32 matrices differ by, amplified by some dozen steps.
+SINGLE = 2e-4
+DOUBLE = 1e-10  # likewise in float64
+
+
+def images(n: int = 24, test: int = 10) -> Dataset:
+    return load("synthetic-images", n=n, test=test, size=4, channels=2, classes=3, signal=0.5, dtype="float64")
+
+
+def small(name: str = "vec", **settings: Any) -> Trained:
+    settings = {"width": 4, "epochs": 3.0, "batch": 4, "precision": "float64", "lr": 0.05, **settings}
+    return Trained(Architecture.preset(name, depth=2), Training(**settings), (6, 12, 24))
+
+
+@pytest.mark.parametrize("name", ["fcn", "lcn", "vec", "gap", "lap"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_member_of_an_ensemble_is_the_network_trained_alone(
+    name: str, optimizer: str, precision: str
+) -> None:
+    """Against a plain loop with PyTorch's own optimisers on the same rows."""
+    trained = small(name, optimizer=optimizer, precision=precision, validation=0.2, schedule="cosine", lr=0.02)
+    t, data = trained.training, images()
+    members = [Member(12, 0, 0), Member(12, 12, 0), Member(12, 0, 1)]
+    template = make(trained, data.shape, 3)
+    dtype = next(template.parameters()).dtype
+    rows, batches = Images(data.x_train, data.y_train, dtype, "cpu"), Batches(members, t)
+    ensemble = Ensemble(template, [m.seeds(t)[0] for m in members])
+    end = descend(ensemble, rows, batches, t, 0.02)
+    found = ensemble.predict(torch.from_numpy(data.x_test).to(dtype), 3)
+    for e, member in enumerate(members):
+        net = make(trained, data.shape, 3, member.seeds(t)[0])
+        kind: Any = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
+        own = kind(net.parameters(), lr=0.02, **({"momentum": 0.9} if optimizer == "sgd" else {}))
+        best, best_step, kept, step = math.inf, 0, {}, 0
+        for block in range(batches.blocks):
+            for at in batches.rows(block)[:, e]:
+                own.param_groups[0]["lr"] = 0.02 * 0.5 * (1 + math.cos(math.pi * step / batches.steps))
+                own.zero_grad()
+                ((net(rows.x[at]) - rows.y[at]).square().sum() / (2 * len(at))).backward()
+                own.step()
+                step += 1
+            held = torch.from_numpy(batches.validation[e])
+            with torch.no_grad():
+                error = float((net(rows.x[held]) - rows.y[held]).square().sum() / len(held))
+            if error < best:
+                best, best_step = error, step
+                kept = {key: value.clone() for key, value in net.state_dict().items()}
+        net.load_state_dict(kept)
+        near = DOUBLE if precision == "float64" else SINGLE
+        torch.testing.assert_close(found[e], net(torch.from_numpy(data.x_test).to(dtype)), rtol=near, atol=near)
+        assert int(end.best_step[e]) == best_step
+        assert float(end.best[e]) == pytest.approx(best, rel=10 * near)
+
+
+def test_full_batches_follow_the_gradient_of_the_mean() -> None:
+    """One step of gd by hand, with the gradient of PyTorch's mean squared error."""
+    data, t = images(6), Training(width=3, optimizer="gd", momentum=0.0, epochs=1, precision="float64")
+    net = network(Architecture.fcn(1), data.shape, 3, 3, seed=2, dtype=torch.float64)
+    rows = Images(data.x_train, data.y_train, torch.float64, "cpu")
+    loss = 1.5 * torch.nn.functional.mse_loss(net(rows.x), rows.y)  # half of the sum over three outputs
+    slopes = torch.autograd.grad(loss, list(net.parameters()))
+    expected = [p.detach() - 0.3 * g for p, g in zip(net.parameters(), slopes, strict=True)]
+    template = network(Architecture.fcn(1), data.shape, 3, 3, dtype=torch.float64)
+    descend(Ensemble(template, [2]), rows, Batches([Member(6, 0, 0)], t), t, 0.3)
+    for p, e in zip(template.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), e, rtol=1e-12, atol=1e-14)
+
+
+def test_batches_pass_through_all_rows_in_turn_whatever_the_block() -> None:
+    t = Training(batch=5, epochs=40)
+    batches = Batches([Member(12, 6, 0), Member(12, 0, 3)], t)
+    assert batches.steps == 96
+    everything = torch.cat([batches.rows(block) for block in range(batches.blocks)]).numpy()
+    assert everything.shape == (96, 2, 5)
+    for e, start in enumerate((6, 0)):
+        stream = everything[:, e].ravel().reshape(-1, 12)  # 40 orders
+        assert (np.sort(stream, axis=1) == np.arange(start, start + 12)).all()
+        assert len({tuple(order) for order in stream.tolist()}) == 40
+    again = Batches([Member(12, 0, 3)], t)
+    np.testing.assert_array_equal(again.rows(7)[:, 0], batches.rows(7)[:, 1])
+
+
+@pytest.mark.parametrize(("m", "share", "held"), [(1, 0.5, 0), (2, 0.1, 1), (24, 0.25, 6), (3, 0.89, 2)])
+def test_validation_rows_are_training_rows_that_are_not_trained_on(m: int, share: float, held: int) -> None:
+    t = Training(validation=share, batch=4)
+    batches = Batches([Member(m, 5, 0)], t)
+    assert len(batches.validation[0]) == held
+    both = np.concatenate([batches.trained[0], batches.validation[0]])
+    np.testing.assert_array_equal(np.sort(both), np.arange(5, 5 + m))
+    seen = np.unique(torch.cat([batches.rows(b) for b in range(batches.blocks)]).numpy())
+    np.testing.assert_array_equal(seen, np.sort(batches.trained[0]))
+
+
+def test_training_stops_early_on_the_validation_rows() -> None:
+    """Targets of noise: what is learned of them does not help on other rows."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((30, 8)), rng.standard_normal((30, 1))
+    t = Training(width=16, optimizer="gd", epochs=4000, validation=0.3, patience=5, momentum=0.0, precision="float64")
+    rows, template = Images(x, y, torch.float64, "cpu"), network(Architecture.fcn(1), (8,), 16, dtype=torch.float64)
+    batches = Batches([Member(30, 0, 0)], t)
+    done: list[int] = []
+    end = descend(Ensemble(template, [0]), rows, batches, t, 0.1, report=done.append)
+    assert end.stopped
+    assert int(end.best_step[0]) + 5 * batches.block == end.block * batches.block
+    assert sum(done) == batches.steps
+    held = torch.from_numpy(batches.validation[0])
+    error = float((template(rows.x[held]) - rows.y[held]).detach().square().sum(dim=1).mean())
+    assert error == pytest.approx(float(end.best[0]), rel=1e-12)
+
+
+def test_test_rows_and_their_targets_do_not_touch_the_training() -> None:
+    """Other test rows, equal predictions on the common ones."""
+    data, trained = images(24, 20), small("fcn", validation=0.25)
+    whole, _ = train_curve(data, trained)
+    part, _ = train_curve(data.first(test=7), trained)
+    np.testing.assert_allclose(part.squared_errors, whole.squared_errors[:, :7], rtol=1e-12)
+
+
+def test_a_curve_is_made_of_the_training_sets_of_a_kernels_curve() -> None:
+    data, trained = images(), small(replicates=2, halvings=2)
+    curve, facts = train_curve(data, trained)
+    kernel = learning_curve(np.eye(24), data.y_train, np.zeros((10, 24)), data.y_test, 1.0, replicates=1)
+    assert [(r.start, r.size) for r in curve.replicates] == [(r.start, r.size) for r in kernel.replicates]
+    np.testing.assert_array_equal(curve.samples, [6, 12, 24])
+    assert [list(r.anchors) for r in curve.replicates] == [[6, 12, 24], [6, 12]]
+    assert len(facts["networks"]) == 2 * (1 + 2 + 2)
+    np.testing.assert_allclose(curve.squared_targets, np.square(data.y_test).sum(axis=1))
+    np.testing.assert_allclose(curve.mse, curve.squared_errors.mean(axis=1))
+    np.testing.assert_allclose(curve.loss, curve.squared_errors.sum(axis=1) / curve.squared_targets.sum())
+    by_network = [row for row in facts["networks"] if row[:2] == [12, 12]]
+    assert np.mean([row[5] for row in by_network]) == pytest.approx(curve.replicates[1].mse[1])
+    alone = Trained(trained.architecture, trained.training, (12, 24))
+    np.testing.assert_allclose(train_curve(data, alone)[0].loss, curve.loss[1:], rtol=DOUBLE)
+
+
+def test_the_same_training_is_the_same_bits() -> None:
+    first, second = (train_curve(images(), small("lcn", precision="float32"))[0] for _ in range(2))
+    np.testing.assert_array_equal(first.squared_errors, second.squared_errors)
+
+
+def test_a_wide_network_learns_what_its_kernel_does() -> None:
+    """The poster's comparison in its smallest form; digits, clean."""
+    data = load("digits", n=64, test=50)
+    trained = Trained(Architecture.fcn(1), Training(width=256, optimizer="gd", epochs=1500, momentum=0.9), (64,))
+    curve, _ = train_curve(data, trained)
+    from kernreg.kernels import backends
+
+    K = backends.compute(np.concatenate([data.x_train, data.x_test]), None, trained.architecture, "ntk", "cpu", "float64")
+    own = learning_curve(K["ntk"][:64, :64], data.y_train, K["ntk"][64:, :64], data.y_test, 1e-6)
+    # one network's initial function, of the size of the targets, and 1/√256 of the kernel are between the two
+    assert curve.loss[-1] == pytest.approx(own.loss[-1], rel=0.4)
+    assert curve.loss[-1] < 0.75
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+import kernreg.finite.descent as descent
+from kernreg.architecture import Architecture
+from kernreg.data import load
+from kernreg.finite.curves import train_curve
+from kernreg.training import Trained, Training
+import numpy as np
+descend = descent.descend
+import kernreg.finite.curves as curves
+def every_block(*arguments):
+    return descend(*arguments, every_seconds=0.0)
+curves.descend = every_block
+data = load("synthetic-images", n=24, test=10, size=4, channels=2, classes=3, signal=0.5)
+training = Training(width=4, epochs=float(sys.argv[2]), batch=4, lr=0.02, validation=0.2, patience=50, momentum=0.9, crop=1)
+curve, facts = train_curve(data, Trained(Architecture.vec(2), training, (12, 24)), Path(sys.argv[1]))
+np.save(Path(sys.argv[1]) / "end.npy", curve.squared_errors)
+"""
+    root = Path(__file__).resolve().parent.parent
+
+    def run(folder: Path, kill: bool) -> bool:
+        folder.mkdir(exist_ok=True)
+        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, "-c", script, str(folder), "150"], env=environment)
+        while kill and process.poll() is None:
+            if list(folder.glob("pass-*.pt")):
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return False
+            time.sleep(0.002)
+        assert process.wait() == 0
+        return True
+
+    assert run(tmp_path / "whole", kill=False)
+    killed = sum(not run(tmp_path / "killed", kill=True) for _ in range(1))
+    run(tmp_path / "killed", kill=False)
+    assert killed
+    np.testing.assert_array_equal(np.load(tmp_path / "killed/end.npy"), np.load(tmp_path / "whole/end.npy"))
+    assert not list((tmp_path / "killed").glob("*.pt"))
+
+
+def test_a_finished_pass_is_not_trained_again(tmp_path: Path) -> None:
+    data, trained = images(), small("fcn")
+    seen: list[tuple[int, int]] = []
+    first, _ = train_curve(data, trained, tmp_path)
+    made = sorted(tmp_path.glob("pass-*.npz"))
+    assert made
+    again, _ = train_curve(data, trained, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    np.testing.assert_array_equal(first.squared_errors, again.squared_errors)
+    assert seen[-1][0] == seen[-1][1]
+    made[0].write_bytes(b"damaged")
+    third, _ = train_curve(data, trained, tmp_path)
+    np.testing.assert_array_equal(first.squared_errors, third.squared_errors)
+    other, _ = train_curve(data, small("fcn", seed=1), tmp_path)
+    assert (other.squared_errors != first.squared_errors).any()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    data, t = images(8), small("fcn").training
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"no checkpoint")
+    rows, template = Images(data.x_train, data.y_train, torch.float64, "cpu"), make(small("fcn"), data.shape, 3)
+    with pytest.raises(KernregError, match=r"a\.pt cannot be read"):
+        descend(Ensemble(template, [0]), rows, Batches([Member(8, 0, 0)], t), t, 0.1, checkpoint=path)
+
+
+def test_a_step_size_that_is_too_large_is_said_and_nothing_is_infinite() -> None:
+    with pytest.raises(KernregError, match="diverged within .* use a smaller lr"):
+        train_curve(images(), small("fcn", lr=1e6))
+
+
+def test_the_automatic_step_size_is_that_of_the_tangent_kernel() -> None:
+    net = network(Architecture.vec(1), SHAPE, 5, 2, seed=1, dtype=torch.float64)
+    x = torch.randn(7, *SHAPE, dtype=torch.float64)
+    rows = []
+    for i in range(7):
+        for c in range(2):
+            slopes = torch.autograd.grad(net(x[i : i + 1])[0, c], list(net.parameters()))
+            rows.append(torch.cat([s.ravel() for s in slopes]))
+    J = torch.stack(rows)
+    λ, τ = curvature(net, x)
+    assert λ == pytest.approx(float(torch.linalg.eigvalsh(J @ J.T)[-1]) / 7, rel=0.02)  # 20 steps of the power method
+    assert τ == pytest.approx(float((J @ J.T).diagonal().mean()), rel=0.5)  # 4 probes
+    assert step_size(net, x, Training(optimizer="gd", momentum=0.5)) == pytest.approx(0.5 / λ)
+    assert step_size(net, x, Training(batch=4, momentum=0.0)) == pytest.approx(1 / (λ + τ / 4))
+    assert step_size(net, x, Training(lr=0.3)) == 0.3
+
+
+def test_augmented_batches_hold_mirrored_and_shifted_images() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((5, 4, 3, 2))
+    t = Training(batch=4, epochs=30, flip=True, crop=1)
+    batches, rows = Batches([Member(5, 0, 0), Member(5, 0, 1)], t), Images(x, np.zeros((5, 1)), torch.float64, "cpu", 1)
+    chosen, moves = batches.rows(3), batches.moves(3)
+    assert moves is not None
+    assert {tuple(m) for m in moves.reshape(-1, 3).tolist()} <= {(f, a, b) for f in (0, 1) for a in (-1, 0, 1) for b in (-1, 0, 1)}
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for step in range(len(chosen)):
+        seen, _ = rows.batch(chosen[step], moves[step])
+        for e in range(2):
+            for b in range(4):
+                mirrored, down, right = moves[step, e, b].tolist()
+                image = padded[chosen[step, e, b], 1 + down : 5 + down]
+                source = image[:, ::-1] if mirrored else image
+                first = 1 - right if mirrored else 1 + right
+                np.testing.assert_array_equal(seen[e, b], source[:, first : first + 3])
+
+
+@pytest.mark.parametrize(("name", "factors"), [("constant", (1, 1, 1)), ("steps", (1, 0.1, 0.01)), ("cosine", (1, 0.5, 0.1464))])
+def test_schedules(name: str, factors: tuple[float, ...]) -> None:
+    assert [schedule(name, s, 100) for s in (0, 50, 75)] == pytest.approx(factors, abs=1e-4)
+
+
+def test_passes_hold_every_network_once_and_equal_steps() -> None:
+    trained = Trained(Architecture.fcn(1), Training(width=8, epochs=10, replicates=3))
+    todo = passes(trained, 200, make(trained, (9,), 1), (9,))
+    members = [m for p in todo for m in p.members]
+    assert len(members) == len(set(members))
+    assert {m.m for m in members} == set(default_samples(200)) == {17, 25, 35, 50, 70, 100, 141, 200}
+    for p in todo:
+        assert isinstance(p, Pass)
+        assert {(trained.training.steps_of(m.m), trained.training.batch_of(m.m)) for m in p.members} == {(p.steps, p.batch)}
+
+
+def test_exponents_are_fitted_to_curves_of_networks() -> None:
+    """Planted: squared errors that fall as m^−0.7, with the scatter of training sets."""
+    from dataclasses import replace as changed
+
+    curve, _ = train_curve(images(), small("fcn", epochs=1, halvings=3))
+    m, rng = np.array([16, 23, 32, 45, 64, 91, 128, 181, 256]), np.random.default_rng(0)
+
+    def chain(start: int, size: int) -> Any:
+        marks = m[m <= size]
+        scale = marks**-0.7 * np.exp(rng.standard_normal(len(marks)) / np.sqrt(marks))
+        errors: NDArray[np.float64] = scale[:, None] * rng.exponential(size=(1, 300))
+        loss = errors.mean(axis=1)
+        return changed(curve.replicates[0], start=start, size=size, loss=loss, mse=loss, error=None, anchors=marks, squared_errors=errors)
+
+    blocks = [(0, 256), (128, 128), (64, 64), (192, 64), (32, 32), (96, 32), (160, 32), (224, 32)]
+    chains = tuple(chain(*block) for block in blocks)
+    whole = chains[0]
+    planted = changed(
+        curve, samples=m, loss=whole.loss, mse=whole.mse, error=None, anchors=m, squared_errors=whole.squared_errors,
+        squared_targets=np.ones(300), replicates=chains,
+    )  # fmt: skip
+    fit = fit_exponent(planted, model="power")
+    assert fit.interval[0] < 0.7 < fit.interval[1]
+    assert fit.interval_from == "replicates and test rows"
+    assert (chains[1].samples == m[m <= 128]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"width": 0}, "width is 0"),
+        ({"optimizer": "sgdm"}, "use sgd, gd, adam"),
+        ({"lr": 0}, "lr is 0"),
+        ({"lr": "fast"}, "a positive number or 'auto'"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"validation": -0.1}, "validation is -0.1"),
+        ({"epochs": 0}, "not both of them 0"),
+        ({"epochs": math.nan}, "epochs must be"),
+        ({"optimizer": "gd", "flip": True}, "augmentation draws"),
+        ({"batch": 2.5}, "batch is 2.5"),
+        ({"flip": 1}, "flip is 1"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(KernregError, match=said):
+        Training(**settings)
+
+
+def test_what_cannot_be_trained_is_said() -> None:
+    data = images()
+    with pytest.raises(KernregError, match="no test rows"):
+        train_curve(data.first(test=0), small())
+    with pytest.raises(KernregError, match="beyond the 24 training rows"):
+        train_curve(data, Trained(Architecture.fcn(1), Training(), (99,)))
+    with pytest.raises(KernregError, match="increasing"):
+        Trained(Architecture.fcn(1), Training(), (9, 9))
+    if not torch.cuda.is_available():
+        with pytest.raises(KernregError, match="no CUDA device"):
+            train_curve(data, small(), device="cuda")
