@@ -34,7 +34,9 @@ row_options = options(
     click.option(
         "--test", type=click.IntRange(min=0), help="Test rows. [default: 1000, or a fifth of a shared pool]"
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order."),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order."
+    ),
     click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]"),
     click.option(
         "--setting",

@@ -19,7 +19,16 @@ from kernreg.cli.arguments import (
     transform_options,
 )
 from kernreg.cli.gram import load_rows, row_options
-from kernreg.training import BLOCKS, OPTIMIZERS, PARAMETERIZATIONS, PRECISIONS, READOUTS, SCHEDULES, STEMS, Training
+from kernreg.training import (
+    BLOCKS,
+    OPTIMIZERS,
+    PARAMETERIZATIONS,
+    PRECISIONS,
+    READOUTS,
+    SCHEDULES,
+    STEMS,
+    Training,
+)
 
 if TYPE_CHECKING:
     from kernreg.curvefile import CurveFile
@@ -34,7 +43,9 @@ training_options = options(
     click.option(
         "--optimizer", type=click.Choice(OPTIMIZERS), help="gd takes all rows in every step. [default: sgd]"
     ),
-    click.option("--lr", type=step, metavar="η|auto", help="Step size; auto: from the tangent kernel. [default: auto]"),
+    click.option(
+        "--lr", type=step, metavar="η|auto", help="Step size; auto: from the tangent kernel. [default: auto]"
+    ),
     click.option("--momentum", type=float, help="Of sgd and gd. [default: 0.9]"),
     click.option("--weight-decay", type=float, help="[default: 0]"),
     click.option("--batch", type=click.IntRange(min=1), help="Rows of a step. [default: 32]"),
@@ -48,11 +59,20 @@ training_options = options(
         help="Of the training rows, left out for early stopping. [default: 0, no early stopping]",
     ),
     click.option("--patience", type=click.IntRange(min=1), help="Of 50 evaluations. [default: 10]"),
-    click.option("--replicates", type=click.IntRange(min=1), help="Networks of each training set. [default: 1]"),
+    click.option(
+        "--replicates", type=click.IntRange(min=1), help="Networks of each training set. [default: 1]"
+    ),
     click.option("--init-seed", type=click.IntRange(min=0), help="Of weights and data order. [default: 0]"),
     click.option("--halvings", type=click.IntRange(min=0), help="For disjoint training sets. [default: 4]"),
+    click.option(
+        "--centred/--not-centred",
+        default=None,
+        help="Train f − f at the start, which begins at 0. [default: centred]",
+    ),
     click.option("--flip", is_flag=True, default=None, help="Augmentation: mirror images."),
-    click.option("--crop", type=click.IntRange(min=0), metavar="PIXELS", help="Augmentation: shifts. [default: 0]"),
+    click.option(
+        "--crop", type=click.IntRange(min=0), metavar="PIXELS", help="Augmentation: shifts. [default: 0]"
+    ),
     click.option("--precision", type=click.Choice(PRECISIONS), help="bfloat16: mixed. [default: float32]"),
 )
 resnet_options = options(
@@ -124,7 +144,9 @@ def command(**given: Any) -> None:
         click.echo(f"about {seconds_text(facts['seconds'])} from the start", err=given["as_json"])
     if given["dry_run"]:
         if stand_in:
-            click.echo("The data are not here yet: the time was measured on random numbers of their shape.", err=True)
+            click.echo(
+                "The data are not here yet: the time was measured on random numbers of their shape.", err=True
+            )
         if given["as_json"]:
             echo_json(facts)
         return
@@ -182,7 +204,9 @@ def _print_plan(facts: dict[str, Any], trained: Trained, dataset: Dataset) -> No
     if "transform" in facts["data"]:
         click.echo(f"transform: {transform_text(facts['data']['transform'])}")
     sizes = ", ".join(map(str, facts["samples"]))
-    click.echo(f"{facts['networks']:,} networks on {sizes} rows, {facts['rows']:.3g} rows go through them: {facts['path']}")
+    click.echo(
+        f"{facts['networks']:,} networks on {sizes} rows, {facts['rows']:.3g} rows go through them: {facts['path']}"
+    )
 
 
 def _results(made: CurveFile, fit: PowerLawFit | None, unfit: str) -> dict[str, Any]:
@@ -208,7 +232,9 @@ def _save(made: CurveFile, fit: PowerLawFit | None, label: str, out: Path) -> li
         (out / "train.json").write_text(text + "\n", encoding="utf-8")
         table = write_csv({label: made.curve}, out / "train.csv")
         data = made.about["data"].get("name", "arrays")
-        drawn = figure({label: made.curve}, {label: fit}, out / "train", title=f"{data}, {made.about['t']} test rows")
+        drawn = figure(
+            {label: made.curve}, {label: fit}, out / "train", title=f"{data}, {made.about['t']} test rows"
+        )
     except OSError as error:
         raise refusal(error, out) from error
     return [out / "train.json", table, *drawn]

@@ -1,4 +1,4 @@
-"""Augmented rows: mirror images and shifts of the training images as further rows, what a kernel has instead of an augmented batch.
+"""Augmented rows: mirror images and shifts of the training images as further rows, for kernels what augmented batches are.
 
 Kernel regression on all images of a group's orbit equals regression with the kernel averaged over the group, whose predictor is
 invariant (Mei, Misiakiewicz, Montanari 2021; Li et al. 2019).

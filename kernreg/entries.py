@@ -58,9 +58,7 @@ def entries_of(file: StudyFile) -> tuple[Entry, ...]:
                 made.append(Entry(architecture, kernel, transform, transform_seed, seed, n, data.test))
             for network, n in product(file.networks, data.sizes):
                 named, optimizer = _named(network), network.training.optimizer
-                made.append(
-                    Entry(named, optimizer, transform, transform_seed, seed, n, data.test, network)
-                )
+                made.append(Entry(named, optimizer, transform, transform_seed, seed, n, data.test, network))
     return tuple(made)
 
 

@@ -62,7 +62,8 @@ class Group:
         """The outcomes of the kernel, and those of the networks of each optimizer: ladders of their own."""
         kernels = dict.fromkeys(o.entry.kernel for o in self.outcomes)
         return tuple(
-            Group(k, self.seed, self.n, tuple(o for o in self.outcomes if o.entry.kernel == k)) for k in kernels
+            Group(k, self.seed, self.n, tuple(o for o in self.outcomes if o.entry.kernel == k))
+            for k in kernels
         )
 
     @property

@@ -317,4 +317,3 @@ def _drop_if_damaged(path: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-

@@ -171,7 +171,12 @@ def parse(source: str, folder: Path = Path()) -> StudyFile:
     if ("patch-rotation" in settings["transforms"]) != (settings["patch"] is not None):
         raise KernregError("[study] patch belongs to the transform patch-rotation: give both or neither")
     file = StudyFile(
-        data=_data(data, dtype, folder), fit=_fit(fit), architectures=kernels, networks=trained, source=source, **settings
+        data=_data(data, dtype, folder),
+        fit=_fit(fit),
+        architectures=kernels,
+        networks=trained,
+        source=source,
+        **settings,
     )
     for network in trained:
         for n in file.data.sizes:
@@ -265,8 +270,13 @@ def _is_window(value: object) -> bool:
 def _axes(file: StudyFile) -> dict[str, tuple[Any, ...]]:
     """The values that each axis has in this study."""
     return {
-        "architecture": (*(a.name for a in file.architectures), *(network.label for network in file.networks)),
-        "kernel": tuple(dict.fromkeys((*file.kernels, *(network.training.optimizer for network in file.networks)))),
+        "architecture": (
+            *(a.name for a in file.architectures),
+            *(network.label for network in file.networks),
+        ),
+        "kernel": tuple(
+            dict.fromkeys((*file.kernels, *(network.training.optimizer for network in file.networks)))
+        ),
         "transform": file.transforms,
         "transform_seed": file.transform_seeds,
         "seed": file.data.seeds,

@@ -181,7 +181,8 @@ class Plan:
             "updates": self.total("updates"),
             "disk_bytes": self.total("disk_bytes"),
             "memory_bytes": max(
-                (*(task.memory_bytes for task in self.waiting), *(TORCH_BYTES for _ in self.untrained)), default=0
+                (*(task.memory_bytes for task in self.waiting), *(TORCH_BYTES for _ in self.untrained)),
+                default=0,
             ),
             "seconds": self.seconds,
             "data_are_here": not self.stand_in,

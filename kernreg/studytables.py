@@ -237,7 +237,11 @@ def _computed(outcomes: Outcomes) -> list[tuple[str, str]]:
     """Backends and precisions of kernels and networks."""
     found = []
     for what, trained in (("kernels", False), ("networks", True)):
-        used = {(o.about["backend"], o.about["dtype"]) for o in outcomes.measured if (o.entry.network is not None) == trained}
+        used = {
+            (o.about["backend"], o.about["dtype"])
+            for o in outcomes.measured
+            if (o.entry.network is not None) == trained
+        }
         if used:
             found.append((what, ", ".join(f"backend {backend}, {dtype}" for backend, dtype in sorted(used))))
     return found

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class Training:
         patience: evaluations without a smaller one after which training ends; 50 are made.  Only with validation.
         replicates: networks of each training set; their mean loss is the curve.  seed: of the first of them.
         halvings: how often the rows are halved for disjoint training sets, as in `kernreg.learning_curve`.
+        centred: train f − f₀, f₀ the function before the first step: it starts at 0, as a kernel's gradient flow does, and the
+            mean over f₀ is not left to the average over networks.  Of a ResNet never.
         flip, crop: augmentation of every batch: mirror images at random, shifts of up to so many pixels (zeros come in).
         precision: "float32", "float64", or "bfloat16" for mixed precision.
     """
@@ -65,6 +68,7 @@ class Training:
     replicates: int = 1
     seed: int = 0
     halvings: int = HALVINGS
+    centred: bool = True
     flip: bool = False
     crop: int = 0
     precision: str = "float32"
@@ -82,8 +86,9 @@ class Training:
             _require(name, getattr(self, name), least)
         for name in ("seed", "halvings", "crop"):
             _require(name, getattr(self, name), 0)
-        if not isinstance(self.flip, bool):
-            raise KernregError(f"flip is {self.flip!r}; it must be true or false")
+        for name in ("centred", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise KernregError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         if self.lr != AUTO and not (_is_number(self.lr) and 0 < float(self.lr) < math.inf):
             raise KernregError(f"lr is {self.lr!r}; it must be a positive number or {AUTO!r}")
         for name, low, high in (("momentum", 0, 1), ("validation", 0, 0.9), ("weight_decay", 0, math.inf)):
@@ -173,9 +178,7 @@ class Trained:
 
     def __post_init__(self) -> None:
         sizes = self.sizes
-        if sizes is not None and (
-            not sizes or sizes[0] < 1 or any(a >= b for a, b in zip(sizes, sizes[1:], strict=False))
-        ):
+        if sizes is not None and (not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes))):
             raise KernregError(f"sizes must be increasing sample counts of at least 1, not {list(sizes)}")
 
     @property

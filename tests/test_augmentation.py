@@ -46,7 +46,7 @@ def test_regression_on_mirrored_rows_predicts_alike_for_mirror_images() -> None:
 
 
 def test_vectors_and_large_shifts_are_refused() -> None:
-    with pytest.raises(KernregError, match="vectors|shape"):
+    with pytest.raises(KernregError, match="rows have the shape"):
         images(np.zeros((3, 5)))
     with pytest.raises(KernregError, match="crop is 4"):
         images(np.zeros((3, 4, 4, 1)), crop=4)

@@ -14,7 +14,20 @@ from click.testing import CliRunner, Result
 from kernreg.cli.main import main
 from kernreg.curvefile import load
 
-SMALL = ("--data", "digits", "--n", "40", "--test", "20", "--width", "6", "--epochs", "20", "--sizes", "10,20")
+SMALL = (
+    "--data",
+    "digits",
+    "--n",
+    "40",
+    "--test",
+    "20",
+    "--width",
+    "6",
+    "--epochs",
+    "20",
+    "--sizes",
+    "10,20",
+)
 
 
 def run(*arguments: object, code: int = 0) -> Result:
@@ -52,7 +65,18 @@ def test_a_curve_its_files_and_the_same_command_again(tmp_path: Path) -> None:
 
 
 def test_settings_reach_the_training(tmp_path: Path) -> None:
-    told = ("--optimizer", "adam", "--lr", "0.01", "--validation", "0.2", "--transform", "mirror", "--init-seed", 3)
+    told = (
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.01",
+        "--validation",
+        "0.2",
+        "--transform",
+        "mirror",
+        "--init-seed",
+        3,
+    )
     result = json.loads(run("--arch", "fcn", *SMALL, *told, "--flip", "--out", tmp_path, "--json").stdout)
     t = result["training"]
     assert (t["optimizer"], t["lr"], t["validation"], t["seed"], t["flip"]) == ("adam", 0.01, 0.2, 3, True)
@@ -80,7 +104,9 @@ def test_a_resnet(tmp_path: Path) -> None:
     ],
 )
 def test_errors_are_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    rest = [a for i, a in enumerate(SMALL) if "--sizes" not in (a, SMALL[i - 1]) or "--sizes" not in arguments]
+    rest = [
+        a for i, a in enumerate(SMALL) if "--sizes" not in (a, SMALL[i - 1]) or "--sizes" not in arguments
+    ]
     result = run(*rest, *arguments, "--out", tmp_path, code=1)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("kernreg: error: ")

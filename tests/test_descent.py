@@ -27,6 +27,7 @@ from kernreg.finite.descent import descend, schedule
 from kernreg.finite.ensemble import Ensemble
 from kernreg.finite.networks import network
 from kernreg.finite.stepsize import curvature, step_size
+from kernreg.kernels import backends
 from kernreg.training import Trained, Training, default_samples
 
 SHAPE = (4, 4, 2)
@@ -36,7 +37,9 @@ DOUBLE = 1e-10  # likewise in float64
 
 
 def images(n: int = 24, test: int = 10) -> Dataset:
-    return load("synthetic-images", n=n, test=test, size=4, channels=2, classes=3, signal=0.5, dtype="float64")
+    return load(
+        "synthetic-images", n=n, test=test, size=4, channels=2, classes=3, signal=0.5, dtype="float64"
+    )
 
 
 def small(name: str = "vec", **settings: Any) -> Trained:
@@ -46,22 +49,25 @@ def small(name: str = "vec", **settings: Any) -> Trained:
 
 @pytest.mark.parametrize("name", ["fcn", "lcn", "vec", "gap", "lap"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(("precision", "centred"), [("float64", True), ("float64", False), ("float32", True)])
 def test_a_member_of_an_ensemble_is_the_network_trained_alone(
-    name: str, optimizer: str, precision: str
+    name: str, optimizer: str, precision: str, centred: bool
 ) -> None:
     """Against a plain loop with PyTorch's own optimisers on the same rows."""
-    trained = small(name, optimizer=optimizer, precision=precision, validation=0.2, schedule="cosine", lr=0.02)
+    trained = small(
+        name, optimizer=optimizer, precision=precision, validation=0.2, schedule="cosine", lr=0.02
+    )
     t, data = trained.training, images()
     members = [Member(12, 0, 0), Member(12, 12, 0), Member(12, 0, 1)]
     template = make(trained, data.shape, 3)
     dtype = next(template.parameters()).dtype
     rows, batches = Images(data.x_train, data.y_train, dtype, "cpu"), Batches(members, t)
     ensemble = Ensemble(template, [m.seeds(t)[0] for m in members])
-    end = descend(ensemble, rows, batches, t, 0.02)
-    found = ensemble.predict(torch.from_numpy(data.x_test).to(dtype), 3)
+    tests = torch.from_numpy(data.x_test).to(dtype)
+    end = descend(ensemble, rows, batches, t, 0.02, centred)
+    found = ensemble.predict(tests, 3)
     for e, member in enumerate(members):
-        net = make(trained, data.shape, 3, member.seeds(t)[0])
+        net, first = (make(trained, data.shape, 3, member.seeds(t)[0]) for _ in range(2))
         kind: Any = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
         own = kind(net.parameters(), lr=0.02, **({"momentum": 0.9} if optimizer == "sgd" else {}))
         best, best_step, kept, step = math.inf, 0, {}, 0
@@ -69,18 +75,20 @@ def test_a_member_of_an_ensemble_is_the_network_trained_alone(
             for at in batches.rows(block)[:, e]:
                 own.param_groups[0]["lr"] = 0.02 * 0.5 * (1 + math.cos(math.pi * step / batches.steps))
                 own.zero_grad()
-                ((net(rows.x[at]) - rows.y[at]).square().sum() / (2 * len(at))).backward()
+                y = rows.y[at] + (first(rows.x[at]).detach() if centred else 0)
+                ((net(rows.x[at]) - y).square().sum() / (2 * len(at))).backward()
                 own.step()
                 step += 1
             held = torch.from_numpy(batches.validation[e])
             with torch.no_grad():
-                error = float((net(rows.x[held]) - rows.y[held]).square().sum() / len(held))
+                y = rows.y[held] + (first(rows.x[held]) if centred else 0)
+                error = float((net(rows.x[held]) - y).square().sum() / len(held))
             if error < best:
                 best, best_step = error, step
                 kept = {key: value.clone() for key, value in net.state_dict().items()}
         net.load_state_dict(kept)
         near = DOUBLE if precision == "float64" else SINGLE
-        torch.testing.assert_close(found[e], net(torch.from_numpy(data.x_test).to(dtype)), rtol=near, atol=near)
+        torch.testing.assert_close(found[e], net(tests), rtol=near, atol=near)
         assert int(end.best_step[e]) == best_step
         assert float(end.best[e]) == pytest.approx(best, rel=10 * near)
 
@@ -128,8 +136,13 @@ def test_training_stops_early_on_the_validation_rows() -> None:
     """Targets of noise: what is learned of them does not help on other rows."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((30, 8)), rng.standard_normal((30, 1))
-    t = Training(width=16, optimizer="gd", epochs=4000, validation=0.3, patience=5, momentum=0.0, precision="float64")
-    rows, template = Images(x, y, torch.float64, "cpu"), network(Architecture.fcn(1), (8,), 16, dtype=torch.float64)
+    t = Training(
+        width=16, optimizer="gd", epochs=4000, validation=0.3, patience=5, momentum=0.0, precision="float64"
+    )
+    rows, template = (
+        Images(x, y, torch.float64, "cpu"),
+        network(Architecture.fcn(1), (8,), 16, dtype=torch.float64),
+    )
     batches = Batches([Member(30, 0, 0)], t)
     done: list[int] = []
     end = descend(Ensemble(template, [0]), rows, batches, t, 0.1, report=done.append)
@@ -173,59 +186,60 @@ def test_the_same_training_is_the_same_bits() -> None:
 
 def test_a_wide_network_learns_what_its_kernel_does() -> None:
     """The poster's comparison in its smallest form; digits, clean."""
-    data = load("digits", n=64, test=50)
-    trained = Trained(Architecture.fcn(1), Training(width=256, optimizer="gd", epochs=1500, momentum=0.9), (64,))
+    data = load("digits", n=32, test=50)
+    trained = Trained(Architecture.fcn(1), Training(width=256, optimizer="gd", epochs=400, halvings=0), (32,))
     curve, _ = train_curve(data, trained)
-    from kernreg.kernels import backends
+    K = backends.compute(
+        np.concatenate([data.x_train, data.x_test]), None, trained.architecture, "ntk", "cpu", "float64"
+    )
+    own = learning_curve(K["ntk"][:32, :32], data.y_train, K["ntk"][32:, :32], data.y_test, 1e-6)
+    # 1/√256 of the kernel, and the slowest modes, which 400 steps do not reach, are between the two
+    assert curve.loss[-1] == pytest.approx(own.loss[-1], rel=0.1)
 
-    K = backends.compute(np.concatenate([data.x_train, data.x_test]), None, trained.architecture, "ntk", "cpu", "float64")
-    own = learning_curve(K["ntk"][:64, :64], data.y_train, K["ntk"][64:, :64], data.y_test, 1e-6)
-    # one network's initial function, of the size of the targets, and 1/√256 of the kernel are between the two
-    assert curve.loss[-1] == pytest.approx(own.loss[-1], rel=0.4)
-    assert curve.loss[-1] < 0.75
+
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+import kernreg.finite.descent as descent
+import test_descent
+torch.set_num_threads(1)
+descent.CHECKPOINT_SECONDS = 0.0
+test_descent.long_curve(Path(sys.argv[1]))
+"""
+
+
+def long_curve(folder: Path | None) -> Any:
+    settings = {
+        "epochs": 60.0,
+        "validation": 0.2,
+        "patience": 50,
+        "crop": 1,
+        "halvings": 1,
+        "optimizer": "adam",
+    }
+    return train_curve(images(), small("vec", **settings, precision="float32"), folder)[0]
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    script = """
-import sys
-from pathlib import Path
-import kernreg.finite.descent as descent
-from kernreg.architecture import Architecture
-from kernreg.data import load
-from kernreg.finite.curves import train_curve
-from kernreg.training import Trained, Training
-import numpy as np
-descend = descent.descend
-import kernreg.finite.curves as curves
-def every_block(*arguments):
-    return descend(*arguments, every_seconds=0.0)
-curves.descend = every_block
-data = load("synthetic-images", n=24, test=10, size=4, channels=2, classes=3, signal=0.5)
-training = Training(width=4, epochs=float(sys.argv[2]), batch=4, lr=0.02, validation=0.2, patience=50, momentum=0.9, crop=1)
-curve, facts = train_curve(data, Trained(Architecture.vec(2), training, (12, 24)), Path(sys.argv[1]))
-np.save(Path(sys.argv[1]) / "end.npy", curve.squared_errors)
-"""
-    root = Path(__file__).resolve().parent.parent
-
-    def run(folder: Path, kill: bool) -> bool:
-        folder.mkdir(exist_ok=True)
-        environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen([sys.executable, "-c", script, str(folder), "150"], env=environment)
-        while kill and process.poll() is None:
-            if list(folder.glob("pass-*.pt")):
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return False
-            time.sleep(0.002)
-        assert process.wait() == 0
-        return True
-
-    assert run(tmp_path / "whole", kill=False)
-    killed = sum(not run(tmp_path / "killed", kill=True) for _ in range(1))
-    run(tmp_path / "killed", kill=False)
-    assert killed
-    np.testing.assert_array_equal(np.load(tmp_path / "killed/end.npy"), np.load(tmp_path / "whole/end.npy"))
-    assert not list((tmp_path / "killed").glob("*.pt"))
+    here = Path(__file__).resolve().parent
+    environment = {**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=environment)
+    while not (seen := list(tmp_path.glob("pass-*.pt"))) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert seen, "it ended before it could be killed"
+    assert list(tmp_path.glob("pass-*.pt")), "the checkpoint is whole or absent"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resumed, whole = long_curve(tmp_path), long_curve(None)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(resumed.squared_errors, whole.squared_errors)
+    np.testing.assert_array_equal(resumed.replicates[1].squared_errors, whole.replicates[1].squared_errors)
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_a_finished_pass_is_not_trained_again(tmp_path: Path) -> None:
@@ -248,13 +262,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     data, t = images(8), small("fcn").training
     path = tmp_path / "a.pt"
     path.write_bytes(b"no checkpoint")
-    rows, template = Images(data.x_train, data.y_train, torch.float64, "cpu"), make(small("fcn"), data.shape, 3)
+    rows, template = (
+        Images(data.x_train, data.y_train, torch.float64, "cpu"),
+        make(small("fcn"), data.shape, 3),
+    )
     with pytest.raises(KernregError, match=r"a\.pt cannot be read"):
         descend(Ensemble(template, [0]), rows, Batches([Member(8, 0, 0)], t), t, 0.1, checkpoint=path)
 
 
 def test_a_step_size_that_is_too_large_is_said_and_nothing_is_infinite() -> None:
-    with pytest.raises(KernregError, match="diverged within .* use a smaller lr"):
+    with pytest.raises(KernregError, match=r"diverged within .* use a smaller lr"):
         train_curve(images(), small("fcn", lr=1e6))
 
 
@@ -268,7 +285,9 @@ def test_the_automatic_step_size_is_that_of_the_tangent_kernel() -> None:
             rows.append(torch.cat([s.ravel() for s in slopes]))
     J = torch.stack(rows)
     λ, τ = curvature(net, x)
-    assert λ == pytest.approx(float(torch.linalg.eigvalsh(J @ J.T)[-1]) / 7, rel=0.02)  # 20 steps of the power method
+    assert λ == pytest.approx(
+        float(torch.linalg.eigvalsh(J @ J.T)[-1]) / 7, rel=0.02
+    )  # 20 steps of the power method
     assert τ == pytest.approx(float((J @ J.T).diagonal().mean()), rel=0.5)  # 4 probes
     assert step_size(net, x, Training(optimizer="gd", momentum=0.5)) == pytest.approx(0.5 / λ)
     assert step_size(net, x, Training(batch=4, momentum=0.0)) == pytest.approx(1 / (λ + τ / 4))
@@ -279,10 +298,15 @@ def test_augmented_batches_hold_mirrored_and_shifted_images() -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((5, 4, 3, 2))
     t = Training(batch=4, epochs=30, flip=True, crop=1)
-    batches, rows = Batches([Member(5, 0, 0), Member(5, 0, 1)], t), Images(x, np.zeros((5, 1)), torch.float64, "cpu", 1)
+    batches, rows = (
+        Batches([Member(5, 0, 0), Member(5, 0, 1)], t),
+        Images(x, np.zeros((5, 1)), torch.float64, "cpu", 1),
+    )
     chosen, moves = batches.rows(3), batches.moves(3)
     assert moves is not None
-    assert {tuple(m) for m in moves.reshape(-1, 3).tolist()} <= {(f, a, b) for f in (0, 1) for a in (-1, 0, 1) for b in (-1, 0, 1)}
+    assert {tuple(m) for m in moves.reshape(-1, 3).tolist()} <= {
+        (f, a, b) for f in (0, 1) for a in (-1, 0, 1) for b in (-1, 0, 1)
+    }
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     for step in range(len(chosen)):
         seen, _ = rows.batch(chosen[step], moves[step])
@@ -295,7 +319,9 @@ def test_augmented_batches_hold_mirrored_and_shifted_images() -> None:
                 np.testing.assert_array_equal(seen[e, b], source[:, first : first + 3])
 
 
-@pytest.mark.parametrize(("name", "factors"), [("constant", (1, 1, 1)), ("steps", (1, 0.1, 0.01)), ("cosine", (1, 0.5, 0.1464))])
+@pytest.mark.parametrize(
+    ("name", "factors"), [("constant", (1, 1, 1)), ("steps", (1, 0.1, 0.01)), ("cosine", (1, 0.5, 0.1464))]
+)
 def test_schedules(name: str, factors: tuple[float, ...]) -> None:
     assert [schedule(name, s, 100) for s in (0, 50, 75)] == pytest.approx(factors, abs=1e-4)
 
@@ -308,7 +334,9 @@ def test_passes_hold_every_network_once_and_equal_steps() -> None:
     assert {m.m for m in members} == set(default_samples(200)) == {17, 25, 35, 50, 70, 100, 141, 200}
     for p in todo:
         assert isinstance(p, Pass)
-        assert {(trained.training.steps_of(m.m), trained.training.batch_of(m.m)) for m in p.members} == {(p.steps, p.batch)}
+        assert {(trained.training.steps_of(m.m), trained.training.batch_of(m.m)) for m in p.members} == {
+            (p.steps, p.batch)
+        }
 
 
 def test_exponents_are_fitted_to_curves_of_networks() -> None:
@@ -323,7 +351,16 @@ def test_exponents_are_fitted_to_curves_of_networks() -> None:
         scale = marks**-0.7 * np.exp(rng.standard_normal(len(marks)) / np.sqrt(marks))
         errors: NDArray[np.float64] = scale[:, None] * rng.exponential(size=(1, 300))
         loss = errors.mean(axis=1)
-        return changed(curve.replicates[0], start=start, size=size, loss=loss, mse=loss, error=None, anchors=marks, squared_errors=errors)
+        return changed(
+            curve.replicates[0],
+            start=start,
+            size=size,
+            loss=loss,
+            mse=loss,
+            error=None,
+            anchors=marks,
+            squared_errors=errors,
+        )
 
     blocks = [(0, 256), (128, 128), (64, 64), (192, 64), (32, 32), (96, 32), (160, 32), (224, 32)]
     chains = tuple(chain(*block) for block in blocks)

@@ -148,7 +148,12 @@ CASES = {
     "patches": Architecture.patches(1, 2, hidden=1, activation="rbf", **V),
     "residual": Architecture(RESIDUAL, "residual"),
     "pooled": Architecture(
-        (*Architecture.vec(1, **V).layers[:2], AvgPool((2, 2), (2, 2), "CIRCULAR"), Flatten(), Dense(1.0, 0.1))
+        (
+            *Architecture.vec(1, **V).layers[:2],
+            AvgPool((2, 2), (2, 2), "CIRCULAR"),
+            Flatten(),
+            Dense(1.0, 0.1),
+        )
     ),
 }
 
@@ -222,12 +227,18 @@ def trained(net: Network, x: Array, y: Array, test: Array, adam: bool = False) -
     return net(torch.from_numpy(test)).detach().numpy()
 
 
-@pytest.mark.parametrize(("name", "group"), [("fcn", "all"), ("lcn", "pixel"), ("vec", "channel"), ("gap", "channel")])
+@pytest.mark.parametrize(
+    ("name", "group"), [("fcn", "all"), ("lcn", "pixel"), ("vec", "channel"), ("gap", "channel")]
+)
 def test_sgd_does_not_see_the_symmetry_of_its_network(name: str, group: str) -> None:
     """Rotated data and rotated first weights, which a Gaussian draws as likely, give the predictions as they were; what theory
     says of the distribution of trained networks (docs/symmetry.md). Adam, which looks at coordinates, does not."""
     rng = np.random.default_rng(2)
-    x, y, test = rng.standard_normal((8, *SHAPE)), rng.standard_normal((8, 1)), rng.standard_normal((3, *SHAPE))
+    x, y, test = (
+        rng.standard_normal((8, *SHAPE)),
+        rng.standard_normal((8, 1)),
+        rng.standard_normal((3, *SHAPE)),
+    )
     H, W, C = SHAPE
     pixels = [rotation(C, seed) if group == "pixel" else rotation(C, 9) for seed in range(H * W)]
     R = rotation(H * W * C, 9)
@@ -284,7 +295,12 @@ def _turn_local(first: LocalConvLayer, pixels: list[Array]) -> None:
         ((Flatten(),), "last layer with weights"),
         ((Residual((Dense(1.0, 0.0),), ()), Flatten(), Dense(1.0, 0.0)), "residual sum of"),
         (
-            (Dense(1.0, 0.0), Activation("relu"), Residual((Dense(1.0, 0.0), Activation("relu")), ()), Dense(1.0, 0.0)),
+            (
+                Dense(1.0, 0.0),
+                Activation("relu"),
+                Residual((Dense(1.0, 0.0), Activation("relu")), ()),
+                Dense(1.0, 0.0),
+            ),
             "not independent",
         ),
     ],
@@ -317,6 +333,7 @@ def test_resnets_see_images_and_read_out_means_or_places(stem: str, readout: str
     x = torch.randn(5, 16, 13, 2)
     assert net(x).shape == (5, 3)
     assert net.stages[1].branch[0].stride == (2, 2)
+    net.reset(1)
     net.eval()
     before = net(x)
     net.train()

@@ -1,6 +1,6 @@
 """Finite networks beside their kernels; needs PyTorch, the extra `kernreg[torch]`, which nothing else imports here.
 
-    networks → ensemble → training → curves;   resnet: networks that no kernel belongs to
+networks → ensemble → training → curves;   resnet: networks that no kernel belongs to
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Batches:
     Attributes:
         steps, batch: of each network.  block: steps between two evaluations.
         trained, validation: rows of each network, (m',) and (v,).
-        constant: every step sees all rows.
+        constant: every step sees all rows.  moving: they are augmented.
     """
 
     def __init__(self, members: Sequence[Member], training: Training) -> None:
@@ -63,7 +63,8 @@ class Batches:
             self.validation.append(mixed[:held])
         self.crop, self.flip = training.crop, training.flip
         whole = all(len(rows) == self.batch for rows in self.trained)
-        self.constant = whole and not (self.flip or self.crop)
+        self.moving = self.flip or self.crop > 0
+        self.constant = whole and not self.moving
 
     @property
     def blocks(self) -> int:
@@ -86,7 +87,7 @@ class Batches:
 
     def moves(self, block: int) -> Tensor | None:
         """(steps, E, batch, 3): mirrored or not, shift of the rows, shift of the columns; None without augmentation."""
-        if not (self.flip or self.crop):
+        if not self.moving:
             return None
         shape, drawn = (self.length(block), self.batch), []
         for seed in self.seeds:
@@ -104,7 +105,9 @@ class Images:
         x: (n, …).  y: (n, outputs).
     """
 
-    def __init__(self, x: NDArray[Any], y: NDArray[Any], dtype: torch.dtype, device: str, crop: int = 0) -> None:
+    def __init__(
+        self, x: NDArray[Any], y: NDArray[Any], dtype: torch.dtype, device: str, crop: int = 0
+    ) -> None:
         self.x = torch.from_numpy(np.ascontiguousarray(x)).to(device, dtype)
         self.y = torch.from_numpy(np.ascontiguousarray(y)).to(device, dtype)
         self.crop = crop
@@ -125,7 +128,9 @@ class Images:
 def _stream(rows: Rows, seed: int, first: int, count: int) -> Rows:
     """Places first…first+count−1 of an endless sequence of orders of the rows."""
     m = len(rows)
-    at_once = max(1, ORDERS_AT_ONCE // m)  # orders of one generator: making it takes longer than a small order
+    at_once = max(
+        1, ORDERS_AT_ONCE // m
+    )  # orders of one generator: making it takes longer than a small order
     begin, end = first // (m * at_once), (first + count - 1) // (m * at_once)
     drawn = [
         _generator(seed, ORDER, part).permuted(np.tile(rows, (at_once, 1)), axis=1).ravel()

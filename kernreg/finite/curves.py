@@ -1,8 +1,8 @@
 """Learning curves of trained networks, in the form that those of kernels have.
 
 At each sample count m the networks are trained on the training sets of the kernel's curve: the first m rows of every block of
-rows (`kernreg.question.halves`), `replicates` networks on each. The squared error of a test row is the mean over the replicates, so
-that the loss is that of one network, averaged over weights and data orders; a curve has points at its sizes alone.
+rows (`kernreg.question.halves`), `replicates` networks on each. The squared error of a test row is the mean over the replicates,
+so that the loss is that of one network, averaged over weights and data orders; a curve has points at its sizes alone.
 """
 
 from __future__ import annotations
@@ -135,7 +135,12 @@ def train_curve(
         except OSError as error:
             raise refusal(error, folder) from error
     todo = passes(trained, dataset.n, template, dataset.shape)
-    identity = {"lr": lr, "network": trained.digest, "device": device.split(":")[0], "rows": _rows_of(dataset)}
+    identity = {
+        "lr": lr,
+        "network": trained.digest,
+        "device": device.split(":")[0],
+        "rows": _rows_of(dataset),
+    }
     measured: dict[Member, tuple[Measured, int]] = {}
     with Meter(0, sum(p.rows for p in todo), progress, "row", trained.label) as meter:
         for p in todo:
@@ -143,7 +148,7 @@ def train_curve(
             done = None if stem is None else _load(stem.with_suffix(".npz"))
             if done is None:
                 made = Ensemble(template, [m.seeds(t)[0] for m in p.members], device, compiled)
-                done = _measure(made, images, tests, dataset, p, t, lr, device, stem, meter)
+                done = _measure(made, images, tests, dataset, p, trained, lr, device, stem, meter)
             else:
                 meter.skip(p.rows)
             measured |= {member: (done, e) for e, member in enumerate(p.members)}
@@ -167,7 +172,7 @@ def seconds_per_row(
     for _ in range(2):
         quick = _Few(largest.members, t, steps)
         start = time.perf_counter()
-        descend(ensemble, images, quick, t, lr, device)
+        descend(ensemble, images, quick, t, lr, False, device)
         best = min(best, time.perf_counter() - start)
     return best / (min(steps, largest.steps) * len(largest.members) * largest.batch), rows
 
@@ -186,14 +191,17 @@ def _measure(
     tests: Images,
     dataset: Dataset,
     p: Pass,
-    training: Training,
+    trained: Trained,
     lr: float,
     device: str,
     stem: Path | None,
     meter: Meter,
 ) -> Measured:
     """Train a pass, look at the test rows, and keep what they say."""
-    each = len(p.members) * p.batch
+    each, training = len(p.members) * p.batch, trained.training
+    centred = training.centred and not isinstance(trained.architecture, ResNetShape)
+    rows = max(1, ROWS_AT_ONCE // len(p.members))
+    start = ensemble.predict(tests.x, rows) if centred else 0.0
     checkpoint = None if stem is None else stem.with_suffix(".pt")
     ended = descend(
         ensemble,
@@ -201,14 +209,17 @@ def _measure(
         Batches(p.members, training),
         training,
         lr,
+        centred,
         device,
         checkpoint,
         lambda steps: meter.advance(steps * each),
     )
-    f = ensemble.predict(tests.x, max(1, ROWS_AT_ONCE // len(p.members))).double().cpu().numpy()
+    f = (ensemble.predict(tests.x, rows) - start).double().cpu().numpy()
     squared = np.square(f - dataset.y_test).sum(axis=2)
     if not np.isfinite(squared).all():
-        raise KernregError(f"a trained network predicts infinity at a step size of {lr:.3g}: use a smaller lr")
+        raise KernregError(
+            f"a trained network predicts infinity at a step size of {lr:.3g}: use a smaller lr"
+        )
     labels = dataset.labels_test if dataset.y_test.shape[1] > 1 else None
     mistakes = np.zeros((len(f), 0), dtype=bool) if labels is None else f.argmax(axis=2) != labels
     steps = ended.best_step.cpu().numpy() if training.validation else np.full(len(f), p.steps)
@@ -256,8 +267,17 @@ def _facts(
 ) -> dict[str, Any]:
     """JSON-able: what the curve rests on; `networks` has a row of m, start, replicate, training error and steps each."""
     networks = [
-        [m.m, m.start, m.replicate, float(one.train[e]), int(one.steps[e]), float(one.squared_errors[e].mean())]
-        for m, (one, e) in sorted(measured.items(), key=lambda item: (item[0].m, item[0].start, item[0].replicate))
+        [
+            m.m,
+            m.start,
+            m.replicate,
+            float(one.train[e]),
+            int(one.steps[e]),
+            float(one.squared_errors[e].mean()),
+        ]
+        for m, (one, e) in sorted(
+            measured.items(), key=lambda item: (item[0].m, item[0].start, item[0].replicate)
+        )
     ]
     return {
         "training": trained.training.to_dict(),
@@ -284,7 +304,9 @@ def _check(dataset: Dataset, trained: Trained, device: str) -> None:
     if not dataset.t:
         raise KernregError("there are no test rows to measure a loss on; ask for some")
     if not dataset.y_test.any():
-        raise KernregError("the test targets are zero everywhere, so the loss has nothing to be normalised by")
+        raise KernregError(
+            "the test targets are zero everywhere, so the loss has nothing to be normalised by"
+        )
     if (trained.training.flip or trained.training.crop) and len(dataset.shape) != 3:
         raise KernregError("augmentation mirrors and shifts images; these rows are vectors")
     if device.split(":")[0] == "cuda" and not torch.cuda.is_available():

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class Descent:
     @classmethod
     def begin(cls, networks: int, device: str) -> Descent:
         """Before the first step."""
-        infinite = torch.full((networks,), math.inf, device=device)
+        infinite = torch.full((networks,), math.inf, dtype=torch.float64, device=device)
         zero = torch.zeros(networks, dtype=torch.int64, device=device)
         return cls(0, False, infinite.clone(), infinite, zero, zero.clone())
 
@@ -61,28 +62,29 @@ def descend(
     batches: Batches,
     training: Training,
     lr: float,
+    centred: bool = False,
     device: str = "cpu",
     checkpoint: Path | None = None,
     report: Callable[[int], object] = lambda steps: None,
-    every_seconds: float = CHECKPOINT_SECONDS,
 ) -> Descent:
     """Train an ensemble; its weights are those of the last step, or with validation the best ones.
 
     Args:
         ensemble: as drawn.  images: on the device.  batches: of its members.
         lr: the step size at the beginning.
+        centred: train f − f₀, see `Training`.
         device: "cpu" or "cuda".
-        checkpoint: a file that is written from time to time and read if it is there; None for none.
+        checkpoint: a file that is written every `CHECKPOINT_SECONDS` and read if it is there; None for none.
         report: called with the steps done since the last call; those of an earlier run count at once.
-        every_seconds: between two checkpoints.
 
     Raises:
         KernregError: a loss that is not finite, or a disk that refuses.
         KeyboardInterrupt: SIGINT or SIGTERM, once the steps in hand are in the checkpoint.
     """
     optimizer = _optimizer(ensemble, training, lr)
+    start = _start(ensemble, images, batches, centred)
     at = Descent.begin(len(ensemble), device)
-    held = _held_out(images, batches, device)
+    held = _held_out(ensemble, images, batches, start, device)
     kept = {} if held is None else {name: value.detach().clone() for name, value in ensemble.state().items()}
     if checkpoint is not None and checkpoint.is_file():
         at = _resume(checkpoint, ensemble, optimizer, kept, device)
@@ -90,11 +92,11 @@ def descend(
     written = time.monotonic()
     with Interruption(lambda text: None) as interruption:
         while at.block < batches.blocks and not at.stopped:
-            _block(ensemble, images, batches, training, lr, optimizer, at, device)
+            _block(ensemble, images, batches, training, lr, optimizer, at, start, device)
             at.block += 1
             if held is not None:
                 _evaluate(ensemble, held, training, kept, at, batches)
-            due = interruption.requested or time.monotonic() - written > every_seconds
+            due = interruption.requested or time.monotonic() - written > CHECKPOINT_SECONDS
             if checkpoint is not None and due and at.block < batches.blocks:
                 _write(checkpoint, ensemble, optimizer, kept, at)
                 written = time.monotonic()
@@ -116,18 +118,19 @@ def _block(
     lr: float,
     optimizer: torch.optim.Optimizer,
     at: Descent,
+    start: Tensor | None,
     device: str,
 ) -> None:
     """All steps up to the next evaluation."""
     rows, moves = batches.rows(at.block).to(device), batches.moves(at.block)
     moves = None if moves is None else moves.to(device)
-    same = images.batch(rows[0], None) if batches.constant else None
+    same = _batch(ensemble, images, rows[0], None, start) if batches.constant else None
     summed = torch.zeros(len(ensemble), device=device)
     first = at.block * batches.block
     for step in range(len(rows)):
         for group in optimizer.param_groups:
             group["lr"] = lr * schedule(training.schedule, first + step, batches.steps)
-        x, y = same or images.batch(rows[step], None if moves is None else moves[step])
+        x, y = same or _batch(ensemble, images, rows[step], None if moves is None else moves[step], start)
         with _precision(training, device):
             f = ensemble(x)
         squared = (f.float() if training.precision == "bfloat16" else f).sub(y).square().sum(dim=(1, 2))
@@ -140,6 +143,26 @@ def _block(
         raise KernregError(
             f"training diverged within {first + len(rows)} steps at a step size of {lr:.3g}: use a smaller lr"
         )
+
+
+def _start(ensemble: Ensemble, images: Images, batches: Batches, centred: bool) -> Tensor | None:
+    """f₀ on all rows, (E, n, outputs); augmented rows have theirs batch by batch, from the weights remembered."""
+    if not centred:
+        return None
+    if batches.moving:
+        ensemble.remember()
+        return None
+    return ensemble.predict(images.x, max(1, ROWS_AT_ONCE // len(ensemble)))
+
+
+def _batch(
+    ensemble: Ensemble, images: Images, rows: Tensor, moves: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """x and the targets of f, y + f₀(x)."""
+    x, y = images.batch(rows, moves)
+    if start is None:
+        return x, y + ensemble.first(x)
+    return x, y + start[torch.arange(len(rows), device=rows.device)[:, None], rows]
 
 
 def schedule(name: str, step: int, steps: int) -> float:
@@ -176,7 +199,9 @@ class _HeldOut:
     weight: Tensor
 
 
-def _held_out(images: Images, batches: Batches, device: str) -> _HeldOut | None:
+def _held_out(
+    ensemble: Ensemble, images: Images, batches: Batches, start: Tensor | None, device: str
+) -> _HeldOut | None:
     longest = max(len(rows) for rows in batches.validation)
     if not longest:
         return None
@@ -185,12 +210,17 @@ def _held_out(images: Images, batches: Batches, device: str) -> _HeldOut | None:
     for e, given in enumerate(batches.validation):
         rows[e, : len(given)] = torch.from_numpy(given)
         weight[e, : len(given)] = 1 / len(given)
-    return _HeldOut(*images.batch(rows, None), weight)
+    return _HeldOut(*_batch(ensemble, images, rows, None, start), weight)
 
 
 @torch.no_grad()
 def _evaluate(
-    ensemble: Ensemble, held: _HeldOut, training: Training, kept: dict[str, Tensor], at: Descent, batches: Batches
+    ensemble: Ensemble,
+    held: _HeldOut,
+    training: Training,
+    kept: dict[str, Tensor],
+    at: Descent,
+    batches: Batches,
 ) -> None:
     ensemble.template.eval()
     error = ((ensemble(held.x) - held.y).square().sum(dim=2) * held.weight).sum(dim=1)
@@ -221,6 +251,8 @@ def _resume(
         for name in kept:
             kept[name].copy_(state["kept"][name])
         return Descent(**state["at"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KernregError(f"the checkpoint {path} cannot be read ({reason}): remove it to begin again") from error
+        raise KernregError(
+            f"the checkpoint {path} cannot be read ({reason}): remove it to begin again"
+        ) from error

@@ -36,7 +36,9 @@ class Ensemble:
         parameters: stacked, (E, …); with one seed those of the template.
     """
 
-    def __init__(self, template: Any, seeds: Sequence[int], device: str = "cpu", compiled: bool = False) -> None:
+    def __init__(
+        self, template: Any, seeds: Sequence[int], device: str = "cpu", compiled: bool = False
+    ) -> None:
         """Networks with the weights of these seeds.
 
         Args:
@@ -64,6 +66,7 @@ class Ensemble:
         if compiled:
             one, paired = torch.compile(one), torch.compile(paired)
         self._single, self._paired, self._shared = one, paired, shared
+        self._first: State | None = None
 
     def __len__(self) -> int:
         return 1 if self.single else len(next(iter(self.parameters.values())))
@@ -73,8 +76,8 @@ class Ensemble:
         if self.single:
             f: Tensor = self._single(x[0])[None]
             return f
-        f = self._paired(self.parameters, x)
-        return f
+        paired: Tensor = self._paired(self.parameters, x)
+        return paired
 
     @torch.no_grad()
     def predict(self, x: Tensor, rows: int) -> Tensor:
@@ -83,10 +86,26 @@ class Ensemble:
         try:
             parts = []
             for part in x.split(rows):
-                parts.append(self.template(part)[None] if self.single else self._shared(self.parameters, part))
+                parts.append(
+                    self.template(part)[None] if self.single else self._shared(self.parameters, part)
+                )
             return torch.cat(parts, dim=1)
         finally:
             self.template.train()
+
+    def remember(self) -> None:
+        """Keep a copy of the weights as they are, for `first`."""
+        self._first = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def first(self, x: Tensor) -> Tensor:
+        """As a call, with the weights that were remembered; 0 if none were."""
+        if self._first is None:
+            return x.new_zeros(())
+        if self.single:
+            return self._one(self._first, x[0])[None]
+        f: Tensor = vmap(self._one)(self._first, x)
+        return f
 
     def state(self) -> State:
         """The weights, and what else a single module keeps; no copies."""

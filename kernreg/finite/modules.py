@@ -15,6 +15,7 @@ from kernreg.layers import Activation, AvgPool, Conv, Dense, LocalConv
 
 Shape = tuple[int, int, int]  # rows, columns, channels
 
+
 class Weights(nn.Module):
     """A layer with weights and, where their variance is not 0, biases.
 
@@ -52,6 +53,7 @@ class Weights(nn.Module):
         y = y * self.weight_factor
         return y if self.bias is None else y + self.bias * self.bias_factor
 
+
 class DenseLayer(Weights):
     """x·W over the channels of every pixel; W is (C, width)."""
 
@@ -60,6 +62,7 @@ class DenseLayer(Weights):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.affine(product(x, self.weight))
+
 
 class ConvLayer(Weights):
     """Σ_δ x[s·p + δ]·W[δ]; W is (kh, kw, C, width).
@@ -82,6 +85,7 @@ class ConvLayer(Weights):
         y = nn.functional.conv2d(image, weight, stride=self.strides)
         return self.affine(y.permute(0, 2, 3, 1))
 
+
 class LocalConvLayer(Weights):
     """Σ_δ x[s·p + δ]·W[p, δ] with weights and biases of every place p's own; W is (H'·W', kh·kw·C, width)."""
 
@@ -97,6 +101,7 @@ class LocalConvLayer(Weights):
         patches = windows(padded(x, self.pad), self.filter, self.strides).flatten(1, 2)
         y = torch.matmul(patches.transpose(0, 1), self.weight).transpose(0, 1)
         return self.affine(y.unflatten(1, self.grid))
+
 
 class ActivationLayer(nn.Module):
     """φ, pointwise."""
@@ -120,6 +125,7 @@ class ActivationLayer(nn.Module):
             case _:
                 return nn.functional.leaky_relu(x, float(self.slope or 0.0))
 
+
 class AvgPoolLayer(nn.Module):
     """Mean over a window; what it reads beyond the border counts as 0, or is left out with `normalize_edges`."""
 
@@ -134,10 +140,9 @@ class AvgPoolLayer(nn.Module):
         y = avg_pool(padded(x, self.pad), self.layer.window, self.layer.strides)
         if not self.normalize:
             return y
-        covered = avg_pool(
-            padded(self.ones.to(x.dtype), self.pad), self.layer.window, self.layer.strides
-        )
+        covered = avg_pool(padded(self.ones.to(x.dtype), self.pad), self.layer.window, self.layer.strides)
         return y / covered
+
 
 class GlobalAvgPoolLayer(nn.Module):
     """Mean over all pixels."""
@@ -145,11 +150,13 @@ class GlobalAvgPoolLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(1, 2), keepdim=True)
 
+
 class FlattenLayer(nn.Module):
     """One pixel with the channels of all."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), 1, 1, -1)
+
 
 class ResidualLayer(nn.Module):
     """The sum of two paths; an empty one is the identity."""
@@ -161,6 +168,7 @@ class ResidualLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         total: Tensor = self.branch(x) + self.shortcut(x)
         return total
+
 
 def grid_of(shape: Shape, window: tuple[int, int], layer: Conv | AvgPool) -> tuple[int, int]:
     """Rows and columns that a windowed layer puts out."""

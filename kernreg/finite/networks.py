@@ -106,9 +106,7 @@ class Network(nn.Module):
         last = _last_weights(architecture.layers)
         made, state = [], State(shape, False)
         for i, layer in enumerate(architecture.layers):
-            module, state = _module(
-                layer, state, outputs if i == last else width, parameterization, dtype
-            )
+            module, state = _module(layer, state, outputs if i == last else width, parameterization, dtype)
             made.append(module)
         if state.shape != (1, 1, outputs):
             raise KernregError(
@@ -162,7 +160,9 @@ def _module(
         case Dense():
             return DenseLayer(layer, *given), State((H, W, width), True)
         case LocalConv():
-            return LocalConvLayer(layer, *given), State((*grid_of(state.shape, layer.filter, layer), width), True)
+            return LocalConvLayer(layer, *given), State(
+                (*grid_of(state.shape, layer.filter, layer), width), True
+            )
         case Conv():
             return ConvLayer(layer, *given), State((*grid_of(state.shape, layer.filter, layer), width), True)
         case Activation():

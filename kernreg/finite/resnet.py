@@ -1,7 +1,7 @@
 """ResNets of basic blocks (He et al. 2016) with a global average pool or a flatten readout: networks that no kernel belongs to.
 
-Batch normalisation and max pooling have no kernel here; everything else that trains a `Network` trains these. Weights are drawn as He
-et al. (2015) do, N(0, 2/fan-out); the readout as PyTorch's linear layers, U(−1/√n, 1/√n).
+Batch normalisation and max pooling have no kernel here; everything else that trains a `Network` trains these. Weights are drawn
+as He et al. (2015) do, N(0, 2/fan-out); the readout as PyTorch's linear layers, U(−1/√n, 1/√n).
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class ResNet(nn.Module):
         """
         super().__init__()
         if stem not in STEMS or readout not in READOUTS:
-            raise KernregError(f"a ResNet has a stem of {', '.join(STEMS)} and a readout of {', '.join(READOUTS)}")
+            raise KernregError(
+                f"a ResNet has a stem of {', '.join(STEMS)} and a readout of {', '.join(READOUTS)}"
+            )
         if len(input_shape) != 3:
             raise KernregError(f"a ResNet takes images (H, W, C), not rows of shape {tuple(input_shape)}")
         if min(width, outputs, len(blocks), *blocks) < 1:

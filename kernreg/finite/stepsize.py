@@ -1,16 +1,15 @@
 """The step size "auto": as large as the tangent kernel of the network lets gradient descent be.
 
 With J the derivatives of all outputs on m rows the loss ½·mean |f − y|² has the Gauss-Newton matrix JᵀJ/m, whose nonzero
-eigenvalues are those of Θ/m, Θ = JJᵀ the empirical tangent kernel. Gradient descent is stable for η < 2/λ, λ the largest; batches of
-B rows add the scatter of single rows, about τ/B with τ the mean of Θ(x, x), and momentum μ multiplies what a step amounts to by
-1/(1 − μ). Taken is η = (1 − μ)/(λ + τ/B).
+eigenvalues are those of Θ/m, Θ = JJᵀ the empirical tangent kernel. Gradient descent is stable for η < 2/λ, λ the largest; batches
+of B rows add the scatter of single rows, about τ/B with τ the mean of Θ(x, x), and momentum μ multiplies what a step amounts to
+by 1/(1 − μ). Taken is η = (1 − μ)/(λ + τ/B).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
 
 from kernreg.training import AUTO, Training
 
@@ -41,24 +40,22 @@ def step_size(template: nn.Module, x: Tensor, training: Training) -> float:
 
 def curvature(template: nn.Module, x: Tensor) -> tuple[float, float]:
     """λ, the largest eigenvalue of Θ/m on m rows, and τ, the mean of Θ(x, x) over rows and outputs."""
-    parameters = {name: p.detach() for name, p in template.named_parameters()}
-
-    def f(weights: dict[str, Tensor]) -> Tensor:
-        y: Tensor = functional_call(template, weights, (x,))
-        return y
-
-    out, back = vjp(f, parameters)
+    weights = list(template.parameters())
+    out = template(x)
     generator = torch.Generator().manual_seed(0)
     trace = 0.0
     for _ in range(PROBES):
         sign = torch.randint(0, 2, out.shape, generator=generator).to(out) * 2 - 1
-        (g,) = back(sign)
-        trace += sum(float(part.square().sum()) for part in g.values()) / PROBES
+        back = torch.autograd.grad(out, weights, sign, retain_graph=True)
+        trace += sum(float(part.square().sum()) for part in back) / PROBES
+    # Jᵀu is linear in u, so that its derivative along Jᵀv is J·Jᵀv
+    u = torch.zeros_like(out, requires_grad=True)
+    linear = torch.autograd.grad(out, weights, u, create_graph=True)
     v = torch.randn(out.shape, generator=generator).to(out)
     largest = 0.0
     for _ in range(ITERATIONS):
         v = v / v.norm()
-        (g,) = back(v)
-        _, v = jvp(f, (parameters,), (g,))
+        along = torch.autograd.grad(out, weights, v, retain_graph=True)
+        (v,) = torch.autograd.grad(linear, u, along, retain_graph=True)
         largest = float(v.norm())
     return largest / len(x), trace / out.numel()
