@@ -118,10 +118,24 @@ class BasicBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != wider:
-            self.shortcut = nn.Sequential(_conv(channels, wider, 1, stride), nn.BatchNorm2d(wider))
+            self.shortcut = nn.Sequential(Every(stride), _conv(channels, wider, 1, 1), nn.BatchNorm2d(wider))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+class Every(nn.Module):
+    """Every stride-th row and column: what a 1×1 convolution of that stride reads.
+
+    PyTorch 2.14 on the CPU writes beyond its memory where such a convolution has stride 2 and channels last.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride]
 
 
 def _conv(channels: int, wider: int, filter: int, stride: int) -> nn.Conv2d:
