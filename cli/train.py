@@ -123,7 +123,7 @@ def command(**given: Any) -> None:
     dataset, stand_in = load_rows(given)
     path = given["out"] / f"{_stem(dataset, trained)}.npz"
     networks, rows = counts(trained, dataset.n)
-    facts = {
+    facts: dict[str, Any] = {
         "path": str(path),
         "network": trained.label,
         "architecture": trained.architecture.to_dict(),
@@ -138,10 +138,10 @@ def command(**given: Any) -> None:
     if not given["as_json"]:
         _print_plan(facts, trained, dataset)
     if given["dry_run"] or not path.is_file():
-        facts["seconds"] = seconds(
-            trained, dataset.shape, dataset.y_train.shape[1], dataset.n, given["device"]
-        )
-        click.echo(f"about {seconds_text(facts['seconds'])} from the start", err=given["as_json"])
+        outputs = dataset.y_train.shape[1]
+        estimate = seconds(trained, dataset.shape, outputs, dataset.n, given["device"])
+        facts["seconds"] = estimate
+        click.echo(f"about {seconds_text(estimate)} from the start", err=given["as_json"])
     if given["dry_run"]:
         if stand_in:
             click.echo(

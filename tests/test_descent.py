@@ -187,10 +187,11 @@ def test_the_same_training_is_the_same_bits() -> None:
 def test_a_wide_network_learns_what_its_kernel_does() -> None:
     """The poster's comparison in its smallest form; digits, clean."""
     data = load("digits", n=32, test=50)
-    trained = Trained(Architecture.fcn(1), Training(width=256, optimizer="gd", epochs=400, halvings=0), (32,))
-    curve, _ = train_curve(data, trained)
+    architecture = Architecture.fcn(1)
+    training = Training(width=256, optimizer="gd", epochs=400, halvings=0)
+    curve, _ = train_curve(data, Trained(architecture, training, (32,)))
     K = backends.compute(
-        np.concatenate([data.x_train, data.x_test]), None, trained.architecture, "ntk", "cpu", "float64"
+        np.concatenate([data.x_train, data.x_test]), None, architecture, "ntk", "cpu", "float64"
     )
     own = learning_curve(K["ntk"][:32, :32], data.y_train, K["ntk"][32:, :32], data.y_test, 1e-6)
     # 1/√256 of the kernel, and the slowest modes, which 400 steps do not reach, are between the two

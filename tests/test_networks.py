@@ -36,7 +36,8 @@ DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 
 def rotation(d: int, seed: int) -> Array:
-    return haar(1, d, np.random.PCG64(seed))[0]
+    drawn: Array = haar(1, d, np.random.PCG64(seed))[0]
+    return drawn
 
 
 def by_hand(layers: tuple[Layer, ...], weights: list[tuple[Array, Array | None]], x: Array) -> Array:
@@ -50,8 +51,8 @@ def _layer(layer: Layer, weights: list[tuple[Array, Array | None]], x: Array) ->
     match layer:
         case Dense():
             W, b = weights.pop(0)
-            y = math.sqrt(layer.weight_variance / len(W)) * x @ W
-            return y if b is None else y + math.sqrt(layer.bias_variance) * b
+            y: Array = math.sqrt(layer.weight_variance / len(W)) * x @ W
+            return y if b is None else np.asarray(y + math.sqrt(layer.bias_variance) * b)
         case Conv():
             W, b = weights.pop(0)
             fan_in = math.prod(layer.filter) * x.shape[3]
@@ -62,7 +63,7 @@ def _layer(layer: Layer, weights: list[tuple[Array, Array | None]], x: Array) ->
                     seen = _window(layer, layer.filter, x, i, j).reshape(len(x), -1)
                     own = W[i * out.shape[2] + j] if local else W.reshape(fan_in, -1)
                     out[:, i, j] = math.sqrt(layer.weight_variance / fan_in) * seen @ own
-            return out if b is None else out + math.sqrt(layer.bias_variance) * b
+            return out if b is None else np.asarray(out + math.sqrt(layer.bias_variance) * b)
         case Activation():
             if layer.fn == "erf":
                 return np.vectorize(math.erf)(x)
@@ -101,7 +102,8 @@ def _window(layer: Conv | AvgPool, window: tuple[int, int], x: Array, i: int, j:
         total = 0 if layer.padding == "VALID" else max((out - 1) * s + k - size, 0)
         at.append([p * s + d - total // 2 for d in range(k)])
     if layer.padding == "CIRCULAR":
-        return x[:, np.mod(at[0], x.shape[1])][:, :, np.mod(at[1], x.shape[2])]
+        wrapped: Array = x[:, np.mod(at[0], x.shape[1])][:, :, np.mod(at[1], x.shape[2])]
+        return wrapped
     seen = np.zeros((len(x), *window, x.shape[3]))
     for a, row in enumerate(at[0]):
         for b, column in enumerate(at[1]):
@@ -119,7 +121,7 @@ def weights_of(net: torch.nn.Module) -> list[tuple[Array, Array | None]]:
     return found
 
 
-V = {"weight_variance": 1.7, "bias_variance": 0.3}
+V: dict[str, Any] = {"weight_variance": 1.7, "bias_variance": 0.3}
 RESIDUAL = (
     Conv((3, 3), (1, 1), "SAME", 1.5, 0.1),
     Activation("relu"),
@@ -224,7 +226,8 @@ def trained(net: Network, x: Array, y: Array, test: Array, adam: bool = False) -
         kind.zero_grad()
         (net(X[rows]) - Y[rows]).square().sum().backward()
         kind.step()
-    return net(torch.from_numpy(test)).detach().numpy()
+    f: Array = net(torch.from_numpy(test)).detach().numpy()
+    return f
 
 
 @pytest.mark.parametrize(

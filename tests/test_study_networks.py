@@ -136,7 +136,9 @@ def test_the_page_holds_both(study: Study, tmp_path: Path) -> None:
 def test_a_changed_file_trains_what_is_new_alone(study: Study) -> None:
     paths = {study.label(e): study.curve_path(e) for e in study.entries}
     before = {label: path.stat().st_mtime_ns for label, path in paths.items() if path is not None}
-    text = BOTH.replace("small gap", "other gap").replace("width = 8", "width = 9").replace("fcn-w8", "fcn-w9")
+    text = (
+        BOTH.replace("small gap", "other gap").replace("width = 8", "width = 9").replace("fcn-w8", "fcn-w9")
+    )
     changed = tiny(study.out.parent / "changed", text, study.out)
     plan = changed.plan(seconds=True)
     assert [task.entry.architecture.name for task in plan.untrained] == ["fcn-w9"] * 2

@@ -135,7 +135,7 @@ def _block(
             f = ensemble(x)
         squared = (f.float() if training.precision == "bfloat16" else f).sub(y).square().sum(dim=(1, 2))
         optimizer.zero_grad(set_to_none=True)
-        (squared.sum() / (2 * batches.batch)).backward()  # type: ignore[no-untyped-call]
+        (squared.sum() / (2 * batches.batch)).backward()
         optimizer.step()
         summed += squared.detach()
     at.train = summed / (len(rows) * batches.batch)
