@@ -15,6 +15,7 @@ from kernreg.errors import KernregError
 from kernreg.finite.modules import LocalConvLayer, Weights
 from kernreg.finite.networks import Network, network
 from kernreg.finite.resnet import ResNet
+from kernreg.finite.stack import stacked
 from kernreg.haar import haar
 from kernreg.layers import (
     Activation,
@@ -81,7 +82,7 @@ def _layer(layer: Layer, weights: list[tuple[Array, Array | None]], x: Array) ->
                     out[:, i, j] = seen.sum(axis=(1, 2)) / size
             return out
         case GlobalAvgPool():
-            return x.mean(axis=(1, 2), keepdims=True)
+            return np.asarray(x.mean(axis=(1, 2), keepdims=True))
         case Flatten():
             return x.reshape(len(x), 1, 1, -1)
         case Residual(branch, shortcut):
@@ -170,10 +171,25 @@ def test_a_network_is_what_the_definitions_say(name: str) -> None:
     expected = by_hand(architecture.layers, weights, given).reshape(4, 2)
     assert not weights
     np.testing.assert_allclose(net(torch.from_numpy(x)).detach(), expected, atol=ROUNDING, rtol=ROUNDING)
-    for module in net.modules():  # windows as matrices, what ensembles are made of
-        if hasattr(module, "unfold"):
-            module.unfold = True
-    np.testing.assert_allclose(net(torch.from_numpy(x)).detach(), expected, atol=ROUNDING, rtol=ROUNDING)
+
+
+@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_stack_is_vmap_over_its_networks(name: str, parameterization: str) -> None:
+    """Values and gradients, against `torch.func`."""
+    nets = [network(CASES[name], SHAPE, 3, 2, parameterization, seed=s, **DOUBLE) for s in range(3)]
+    weights, _ = torch.func.stack_module_state(nets)  # type: ignore[no-untyped-call]
+    x = torch.randn(3, 4, *SHAPE, dtype=torch.float64)
+
+    def one(parameters: Any, rows: Any) -> Any:
+        return torch.func.functional_call(nets[0], parameters, (rows,))
+
+    ends = stacked(nets[0], weights, x), torch.func.vmap(one)(weights, x)
+    torch.testing.assert_close(*ends, rtol=ROUNDING, atol=ROUNDING)
+    along = torch.randn(ends[0].shape, dtype=torch.float64)
+    found, expected = (torch.autograd.grad(f, list(weights.values()), along) for f in ends)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=10 * ROUNDING, atol=10 * ROUNDING)
 
 
 def test_vectors_and_images_of_one_pixel() -> None:

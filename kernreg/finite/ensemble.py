@@ -1,7 +1,7 @@
-"""Ensembles: E networks of one shape as one function, whose steps are one pass of batched matrices (`torch.func.vmap`).
+"""Ensembles: E networks of one shape, whose steps are one pass of batched matrices (`kernreg.finite.stack`).
 
 A small network is trained at the speed of Python, not of the machine: fifty of them in one pass take little longer than one.
-A network on its own is called as it is, without `vmap`.
+A network on its own is called as it is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from kernreg.finite.modules import ConvLayer, DenseLayer, LocalConvLayer
+from kernreg.finite.stack import stacked
 
 State = dict[str, Tensor]
 
@@ -47,7 +48,7 @@ class Ensemble:
             device: of torch.
             compiled: call `torch.compile`, which pays for long trainings.
         """
-        self.template: nn.Module = template
+        self.template = template
         self.single = len(seeds) == 1
         drawn = []
         for seed in seeds:
@@ -57,15 +58,10 @@ class Ensemble:
         if self.single:
             self.parameters = dict(self.template.named_parameters())
         else:
-            for module in self.template.modules():
-                if isinstance(module, ConvLayer):
-                    module.unfold = True
-            stacked = {name: torch.stack([weights[name] for weights in drawn]) for name in drawn[0]}
-            self.parameters = {name: p.to(device).requires_grad_() for name, p in stacked.items()}
-        one, paired, shared = self.template, vmap(self._one), vmap(self._one, in_dims=(0, None))
-        if compiled:
-            one, paired = torch.compile(one), torch.compile(paired)
-        self._single, self._paired, self._shared = one, paired, shared
+            together = {name: torch.stack([weights[name] for weights in drawn]) for name in drawn[0]}
+            self.parameters = {name: p.to(device).requires_grad_() for name, p in together.items()}
+        self._single: Any = torch.compile(self.template) if compiled else self.template
+        self._stacked: Any = torch.compile(stacked) if compiled else stacked
         self._first: State | None = None
 
     def __len__(self) -> int:
@@ -74,10 +70,8 @@ class Ensemble:
     def __call__(self, x: Tensor) -> Tensor:
         """f_e(x[e]), (E, n, outputs), of (E, n, …); for training."""
         if self.single:
-            f: Tensor = self._single(x[0])[None]
-            return f
-        paired: Tensor = self._paired(self.parameters, x)
-        return paired
+            return self._single(x[0])[None]
+        return self._stacked(self.template, self.parameters, x)
 
     @torch.no_grad()
     def predict(self, x: Tensor, rows: int) -> Tensor:
@@ -86,9 +80,7 @@ class Ensemble:
         try:
             parts = []
             for part in x.split(rows):
-                parts.append(
-                    self.template(part)[None] if self.single else self._shared(self.parameters, part)
-                )
+                parts.append(self.template(part)[None] if self.single else self._same(part))
             return torch.cat(parts, dim=1)
         finally:
             self.template.train()
@@ -103,9 +95,8 @@ class Ensemble:
         if self._first is None:
             return x.new_zeros(())
         if self.single:
-            return self._one(self._first, x[0])[None]
-        f: Tensor = vmap(self._one)(self._first, x)
-        return f
+            return functional_call(self.template, self._first, (x[0],))[None]
+        return stacked(self.template, self._first, x)
 
     def state(self) -> State:
         """The weights, and what else a single module keeps; no copies."""
@@ -126,9 +117,9 @@ class Ensemble:
             elif bool(which[0]):
                 kept[name].copy_(value)
 
-    def _one(self, parameters: State, x: Tensor) -> Tensor:
-        f: Tensor = functional_call(self.template, parameters, (x,))
-        return f
+    def _same(self, x: Tensor) -> Tensor:
+        """f_e(x) of the same rows for all."""
+        return stacked(self.template, self.parameters, x.expand(len(self), *x.shape))
 
 
 def at_once(template: nn.Module, shape: tuple[int, ...], batch: int) -> int:

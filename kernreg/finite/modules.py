@@ -65,25 +65,18 @@ class DenseLayer(Weights):
 
 
 class ConvLayer(Weights):
-    """Σ_δ x[s·p + δ]·W[δ]; W is (kh, kw, C, width).
-
-    Attributes:
-        unfold: multiply matrices of windows instead of calling `conv2d`: what `vmap` over weights is fast with.
-    """
+    """Σ_δ x[s·p + δ]·W[δ]; W is (kh, kw, C, width)."""
 
     def __init__(self, layer: Conv, shape: Shape, width: int, parameterization: str, dtype: Any) -> None:
         weight = (*layer.filter, shape[2], width)
         super().__init__(layer, weight, (width,), math.prod(weight[:3]), parameterization, dtype)
         self.pad, self.filter, self.strides = Pad.of(shape, layer.filter, layer), layer.filter, layer.strides
-        self.unfold = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = padded(x, self.pad)
         if self.filter == (1, 1):
             # PyTorch 2.14 on the CPU writes beyond its memory in a 1×1 convolution of stride 2 with channels last
             return self.affine(product(x[:, :: self.strides[0], :: self.strides[1]], self.weight[0, 0]))
-        if self.unfold:
-            return self.affine(product(windows(x, self.filter, self.strides), self.weight.flatten(0, 2)))
         image, weight = x.permute(0, 3, 1, 2), self.weight.permute(3, 2, 0, 1)
         y = nn.functional.conv2d(image, weight, stride=self.strides)
         return self.affine(y.permute(0, 2, 3, 1))

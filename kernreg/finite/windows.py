@@ -58,5 +58,5 @@ def avg_pool(x: Tensor, window: tuple[int, int], strides: tuple[int, int]) -> Te
 
 
 def product(x: Tensor, W: Tensor) -> Tensor:
-    """(…, C) times (C, width) as one product of matrices: under `vmap` over both a batched one, without copies of W."""
+    """(…, C) times (C, width) as one product of matrices."""
     return (x.flatten(0, -2) @ W).unflatten(0, x.shape[:-1])
