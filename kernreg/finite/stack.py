@@ -1,7 +1,7 @@
-"""E networks of one shape as one function: batched products of matrices, (E, n·pixels, fan-in)·(E, fan-in, width).
+"""E networks of one shape as one function: grouped convolutions and batched products, channels of all networks side by side.
 
-What `torch.func.vmap` makes of a single network (`functional_call` over `stack_module_state`) computes the same, at about half
-the speed on a CPU: it copies windows more often, and the gradient of `Tensor.unfold` is a slow kernel there.
+Arrays are (n, H, W, E·C). What `torch.func.vmap` makes of a single network (`functional_call` over
+`stack_module_state`) computes the same, at less than half of the speed on a CPU.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kernreg.finite.modules import ConvLayer, DenseLayer, LocalConvLayer, ResidualLayer, Weights
+from kernreg.finite.modules import ConvLayer, DenseLayer, FlattenLayer, LocalConvLayer, ResidualLayer, Weights
 from kernreg.finite.networks import Network
-from kernreg.finite.windows import Pad, padded, windows
-
-NO_PAD = Pad((0, 0), (0, 0), False)
+from kernreg.finite.windows import padded
 
 
 def stacked(network: Network, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -31,20 +29,25 @@ def stacked(network: Network, weights: Mapping[str, Tensor], x: Tensor) -> Tenso
         (E, n, outputs).
     """
     E, n = x.shape[:2]
-    h = x.reshape(E * n, *x.shape[2:]) if network.spatial else x.reshape(E * n, 1, 1, -1)
+    rows = x.movedim(0, -2) if network.spatial and x.dim() == 5 else x.reshape(E, n, 1, 1, -1).movedim(0, -2)
+    h = rows.flatten(3)
     for i, layer in enumerate(network.layers):
         h = _layer(layer, f"layers.{i}.", weights, h, E)
-    return h.reshape(E, n, network.outputs)
+    return h.reshape(n, E, network.outputs).transpose(0, 1)
 
 
 def _layer(layer: nn.Module, name: str, weights: Mapping[str, Tensor], x: Tensor, E: int) -> Tensor:
     match layer:
-        case DenseLayer():
-            return _product(layer, name, weights, x, E)
         case LocalConvLayer():
             return _local(layer, name, weights, x, E)
+        case ConvLayer() if layer.filter != (1, 1):
+            return _conv(layer, name, weights, x, E)
         case ConvLayer():
-            return _product(layer, name, weights, _windows(layer, x), E)
+            return _product(layer, name, weights, x[:, :: layer.strides[0], :: layer.strides[1]], E)
+        case DenseLayer():
+            return _product(layer, name, weights, x, E)
+        case FlattenLayer():
+            return x.unflatten(3, (E, -1)).permute(0, 3, 1, 2, 4).reshape(len(x), 1, 1, -1)
         case ResidualLayer():
             paths = []
             for path, modules in (("branch", layer.branch), ("shortcut", layer.shortcut)):
@@ -57,70 +60,64 @@ def _layer(layer: nn.Module, name: str, weights: Mapping[str, Tensor], x: Tensor
             return layer(x)
 
 
+def _conv(layer: ConvLayer, name: str, weights: Mapping[str, Tensor], x: Tensor, E: int) -> Tensor:
+    """One group of channels a network."""
+    W = weights[f"{name}weight"].permute(0, 4, 3, 1, 2).flatten(0, 1)
+    image = padded(x, layer.pad).permute(0, 3, 1, 2)
+    y = nn.functional.conv2d(image, W, stride=layer.strides, groups=E).permute(0, 2, 3, 1)
+    return _affine(layer, y, weights.get(f"{name}bias"))
+
+
 def _product(layer: Weights, name: str, weights: Mapping[str, Tensor], x: Tensor, E: int) -> Tensor:
-    """(E·n, H, W, fan-in) → (E·n, H, W, width)."""
-    W = weights[f"{name}weight"]
-    width = W.shape[-1]
-    b = weights.get(f"{name}bias")
-    y = _affine(
-        layer, None if b is None else b[:, None], x.reshape(E, -1, x.shape[-1]), W.reshape(E, -1, width)
-    )
-    return y.reshape(*x.shape[:-1], width)
+    """One product of matrices a network, over the channels of every pixel."""
+    W = weights[f"{name}weight"].flatten(1, -2)
+    y = torch.bmm(x.reshape(-1, E, W.shape[1]).transpose(0, 1), W).transpose(0, 1)
+    return _affine(layer, y.reshape(*x.shape[:3], -1), weights.get(f"{name}bias"))
 
 
 def _local(layer: LocalConvLayer, name: str, weights: Mapping[str, Tensor], x: Tensor, E: int) -> Tensor:
-    """One product for each network and place."""
-    W, b = weights[f"{name}weight"], weights.get(f"{name}bias")
-    places, fan_in, width = W.shape[1:]
-    patches = _windows(layer, x).reshape(E, -1, places, fan_in).transpose(1, 2)
-    bias = None if b is None else b.reshape(E * places, 1, width)
-    y = _affine(layer, bias, patches.reshape(E * places, -1, fan_in), W.reshape(E * places, fan_in, width))
-    return y.reshape(E, places, -1, width).transpose(1, 2).reshape(len(x), *layer.grid, width)
+    """One product of matrices for each network and place."""
+    W, b = weights[f"{name}weight"].flatten(0, 1), weights.get(f"{name}bias")
+    x = padded(x, layer.pad).unflatten(3, (E, -1))
+    patches = LocalWindows.apply(x, layer.filter, layer.strides)
+    y = torch.bmm(patches.reshape(len(W), len(x), -1), W).reshape(E, *layer.grid, len(x), -1)
+    return _affine(
+        layer, y.permute(3, 1, 2, 0, 4).flatten(3), None if b is None else b.movedim(0, 2).flatten(2)
+    )
 
 
-def _affine(layer: Weights, bias: Tensor | None, x: Tensor, W: Tensor) -> Tensor:
-    """`Weights.affine` of batched matrices; biases ride in the product, and the factor acts on the smallest array."""
-    s, σ = (layer.weight_factor, layer.bias_factor) if layer.ntk else (1.0, 1.0)
-    if bias is None:
-        y = torch.bmm(x, W)
-    elif s:
-        y = torch.baddbmm(bias if s == σ else bias * (σ / s), x, W)
-    else:
-        return torch.bmm(x, W) * s + bias * σ
-    return y if s == 1.0 else y.mul_(s)
+def _affine(layer: Weights, y: Tensor, bias: Tensor | None) -> Tensor:
+    """`Weights.affine` with the biases of all networks side by side."""
+    b = None if bias is None else bias.flatten() if bias.dim() == 2 else bias
+    if not layer.ntk:
+        return y if b is None else y + b
+    # both factors act on the smallest arrays there are
+    return (
+        y * layer.weight_factor
+        if b is None
+        else torch.add(b * layer.bias_factor, y, alpha=layer.weight_factor)
+    )
 
 
-def _windows(layer: ConvLayer | LocalConvLayer, x: Tensor) -> Tensor:
-    pad = layer.pad
-    if layer.filter == (1, 1):
-        return padded(x, pad)[:, :: layer.strides[0], :: layer.strides[1]]
-    if pad.circular:
-        x, pad = padded(x, pad), NO_PAD
-    seen: Tensor = Windows.apply(x, layer.filter, layer.strides, pad)
-    return seen
-
-
-class Windows(torch.autograd.Function):
-    """`windows` of a zero-padded image, with a gradient that adds slices."""
+class LocalWindows(torch.autograd.Function):
+    """What each place of each network reads, with a gradient that adds slices: that of `Tensor.unfold` is slow on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: tuple[int, int], strides: tuple[int, int], pad: Pad) -> Tensor:
-        """(n, H, W, C) → (n, H', W', kh·kw·C)."""
-        ctx.shape, ctx.window, ctx.strides, ctx.pad = x.shape, window, strides, pad
-        return windows(padded(x, pad), window, strides)
+    def forward(ctx: Any, x: Tensor, window: tuple[int, int], strides: tuple[int, int]) -> Tensor:
+        """Padded (n, H, W, E, C) → (E, H', W', n, kh, kw, C)."""
+        ctx.shape, ctx.window, ctx.strides = x.shape, window, strides
+        seen = x.unfold(1, window[0], strides[0]).unfold(2, window[1], strides[1])
+        return seen.permute(3, 1, 2, 0, 5, 6, 4).contiguous()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Every place gives its gradient back to the pixels that it read."""
         (g,) = gradients
-        n, H, W, C = ctx.shape
-        (kh, kw), (sh, sw), pad = ctx.window, ctx.strides, ctx.pad
-        h, w = g.shape[1:3]
-        g = g.reshape(n, h, w, kh, kw, C)
-        out = g.new_zeros((n, H + sum(pad.rows), W + sum(pad.columns), C))
+        (kh, kw), (sh, sw), (h, w) = ctx.window, ctx.strides, g.shape[1:3]
+        out = g.new_zeros(ctx.shape)
         for i in range(kh):
             for j in range(kw):
-                out[:, i : i + sh * (h - 1) + 1 : sh, j : j + sw * (w - 1) + 1 : sw] += g[:, :, :, i, j]
-        inside = out[:, pad.rows[0] : pad.rows[0] + H, pad.columns[0] : pad.columns[0] + W]
-        return inside, None, None, None
+                part = g[:, :, :, :, i, j].permute(3, 1, 2, 0, 4)
+                out[:, i : i + sh * (h - 1) + 1 : sh, j : j + sw * (w - 1) + 1 : sw] += part
+        return out, None, None
