@@ -290,7 +290,7 @@ def test_the_automatic_step_size_is_that_of_the_tangent_kernel() -> None:
         float(torch.linalg.eigvalsh(J @ J.T)[-1]) / 7, rel=0.02
     )  # 20 steps of the power method
     assert τ == pytest.approx(float((J @ J.T).diagonal().mean()), rel=0.5)  # 4 probes
-    assert step_size(net, x, Training(optimizer="gd", momentum=0.5)) == pytest.approx(0.5 / λ)
+    assert step_size(net, x, Training(optimizer="gd", momentum=0.5)) == pytest.approx(1 / λ)
     assert step_size(net, x, Training(batch=4, momentum=0.0)) == pytest.approx(1 / (λ + τ / 4))
     assert step_size(net, x, Training(lr=0.3)) == 0.3
 

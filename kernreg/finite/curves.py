@@ -37,6 +37,8 @@ from kernreg.training import BLOCKS, ResNetShape, Trained, Training, seeds_of
 
 Floats = NDArray[np.float64]
 
+TIMED_STEPS = (2, 10)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -156,9 +158,12 @@ def train_curve(
 
 
 def seconds_per_row(
-    trained: Trained, shape: tuple[int, ...], outputs: int, n: int, device: str = "cpu", steps: int = 3
+    trained: Trained, shape: tuple[int, ...], outputs: int, n: int, device: str = "cpu"
 ) -> tuple[float, int]:
-    """Seconds that a row of a batch takes, timed on random rows, and the rows of a whole curve, all networks and steps."""
+    """Seconds that a row of a batch takes, timed on random rows, and the rows of a whole curve, all networks and steps.
+
+    The difference between some steps and a few is timed: what a pass takes once is not what a step takes.
+    """
     t = trained.training
     template = make(trained, shape, outputs)
     todo = passes(trained, n, template, shape)
@@ -167,22 +172,24 @@ def seconds_per_row(
     rng, dtype = np.random.default_rng(0), next(template.parameters()).dtype
     images = Images(rng.standard_normal((n, *shape)), np.zeros((n, outputs)), dtype, device, t.crop)
     ensemble = Ensemble(template, range(len(largest.members)), device)
-    lr = 1e-6
-    best = np.inf
-    for _ in range(2):
-        quick = _Few(largest.members, t, steps)
-        start = time.perf_counter()
-        descend(ensemble, images, quick, t, lr, False, device)
-        best = min(best, time.perf_counter() - start)
-    return best / (min(steps, largest.steps) * len(largest.members) * largest.batch), rows
+    taken = dict.fromkeys(TIMED_STEPS, np.inf)
+    for _ in range(2):  # the first call loads libraries
+        for steps in TIMED_STEPS:
+            quick = _Few(largest.members, t, steps)
+            start = time.perf_counter()
+            descend(ensemble, images, quick, t, 1e-6, False, device)
+            taken[steps] = min(taken[steps], time.perf_counter() - start)
+    few, more = TIMED_STEPS
+    seconds = max((taken[more] - taken[few]) / (more - few), 0.1 * taken[more] / more)
+    return float(seconds) / (len(largest.members) * largest.batch), rows
 
 
 class _Few(Batches):
-    """The first steps."""
+    """So many steps, whatever the training says."""
 
     def __init__(self, members: Sequence[Member], training: Training, steps: int) -> None:
         super().__init__(members, training)
-        self.steps = self.block = min(steps, self.steps)
+        self.steps = self.block = steps
 
 
 def _measure(

@@ -1,9 +1,9 @@
 """The step size "auto": as large as the tangent kernel of the network lets gradient descent be.
 
 With J the derivatives of all outputs on m rows the loss ½·mean |f − y|² has the Gauss-Newton matrix JᵀJ/m, whose nonzero
-eigenvalues are those of Θ/m, Θ = JJᵀ the empirical tangent kernel. Gradient descent is stable for η < 2/λ, λ the largest; batches
-of B rows add the scatter of single rows, about τ/B with τ the mean of Θ(x, x), and momentum μ multiplies what a step amounts to
-by 1/(1 − μ). Taken is η = (1 − μ)/(λ + τ/B).
+eigenvalues are those of Θ/m, Θ = JJᵀ the empirical tangent kernel. Gradient descent with momentum μ is stable for η < 2(1 + μ)/λ,
+λ the largest of them; batches of B rows scatter by about τ/B, τ the mean of Θ(x, x), which momentum multiplies by 1/(1 − μ).
+Taken is η = 1/(λ + τ/(B·(1 − μ))), half of what is stable or less, since λ grows while small networks learn.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def step_size(template: nn.Module, x: Tensor, training: Training) -> float:
         return NORMALISED
     x = x[:ROWS]
     λ, τ = curvature(template, x)
-    noise = 0.0 if training.optimizer == "gd" else τ / training.batch
-    return (1 - training.momentum) / (λ + noise)
+    noise = 0.0 if training.optimizer == "gd" else τ / (training.batch * (1 - training.momentum))
+    return 1 / (λ + noise)
 
 
 def curvature(template: nn.Module, x: Tensor) -> tuple[float, float]:
