@@ -67,7 +67,7 @@ def _layer(layer: Layer, weights: list[tuple[Array, Array | None]], x: Array) ->
             return out if b is None else np.asarray(out + math.sqrt(layer.bias_variance) * b)
         case Activation():
             if layer.fn == "erf":
-                return np.vectorize(math.erf)(x)
+                return np.asarray(np.vectorize(math.erf)(x))
             if layer.fn == "rbf":
                 return np.asarray(np.sqrt(2) * np.sin(np.sqrt(2) * x + np.pi / 4))
             assert layer.slope is not None
@@ -178,7 +178,7 @@ def test_a_network_is_what_the_definitions_say(name: str) -> None:
 def test_a_stack_is_vmap_over_its_networks(name: str, parameterization: str) -> None:
     """Values and gradients, against `torch.func`."""
     nets = [network(CASES[name], SHAPE, 3, 2, parameterization, seed=s, **DOUBLE) for s in range(3)]
-    weights, _ = torch.func.stack_module_state(nets)  # type: ignore[no-untyped-call]
+    weights, _ = torch.func.stack_module_state(nets)
     x = torch.randn(3, 4, *SHAPE, dtype=torch.float64)
 
     def one(parameters: Any, rows: Any) -> Any:
