@@ -1,8 +1,9 @@
 """Training many small networks in one pass beside a loop that trains them one by one.
 
-A pass is `kernreg.finite.descent.descend` of an ensemble. The loop is plain PyTorch, as one writes it for a single network: a module
-(conv2d, an einsum for local weights), `torch.optim.SGD(fused=True)`, rows by index; and, as a second peer, `descend` of one network at a
-time. All see the same rows in the same order from the same weights; before anything is timed the trained weights' predictions are compared.
+A pass is `kernreg.finite.descent.descend` of an ensemble. The loop is plain PyTorch, as one writes it for a single network: a
+module (conv2d, a batched product for local weights), `torch.optim.SGD(fused=True)`, rows by index; and, as a second peer,
+`descend` of one network at a time. All see the same rows in the same order from the same weights; before anything is timed the
+predictions of the trained networks are compared.
 
     python benchmarks/ensemble.py            full, minutes; writes results/ensemble.json and .md
     python benchmarks/ensemble.py --quick    one case, once; prints only

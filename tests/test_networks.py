@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from kernreg.architecture import Architecture
 from kernreg.errors import KernregError
-from kernreg.finite.modules import LocalConvLayer, Weights
-from kernreg.finite.networks import Network, network
-from kernreg.finite.resnet import ResNet
+from kernreg.finite.modules import Weights
+from kernreg.finite.networks import network
 from kernreg.finite.stack import stacked
-from kernreg.haar import haar
 from kernreg.layers import (
     Activation,
     AvgPool,
@@ -34,11 +32,6 @@ Array = NDArray[np.float64]
 SHAPE = (5, 4, 2)
 ROUNDING = 1e-12  # float64 sums of some hundred terms of order 1
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
-
-
-def rotation(d: int, seed: int) -> Array:
-    drawn: Array = haar(1, d, np.random.PCG64(seed))[0]
-    return drawn
 
 
 def by_hand(layers: tuple[Layer, ...], weights: list[tuple[Array, Array | None]], x: Array) -> Array:
@@ -233,76 +226,6 @@ def test_the_parameterizations_draw_one_function_and_learn_alike_at_matched_rate
     assert (nets[0](x) - before).abs().max() > 1e-3  # something was learned
 
 
-def trained(net: Network, x: Array, y: Array, test: Array, adam: bool = False) -> Array:
-    """Predictions after some steps of SGD with momentum, or of Adam."""
-    X, Y = torch.from_numpy(x), torch.from_numpy(y)
-    kind = torch.optim.Adam(net.parameters(), 0.01) if adam else torch.optim.SGD(net.parameters(), 0.05, 0.9)
-    for step in range(12):
-        rows = [(3 * step + i) % len(x) for i in range(3)]
-        kind.zero_grad()
-        (net(X[rows]) - Y[rows]).square().sum().backward()
-        kind.step()
-    f: Array = net(torch.from_numpy(test)).detach().numpy()
-    return f
-
-
-@pytest.mark.parametrize(
-    ("name", "group"), [("fcn", "all"), ("lcn", "pixel"), ("vec", "channel"), ("gap", "channel")]
-)
-def test_sgd_does_not_see_the_symmetry_of_its_network(name: str, group: str) -> None:
-    """Rotated data and rotated first weights, which a Gaussian draws as likely, give the predictions as they were; what theory
-    says of the distribution of trained networks (docs/symmetry.md). Adam, which looks at coordinates, does not."""
-    rng = np.random.default_rng(2)
-    x, y, test = (
-        rng.standard_normal((8, *SHAPE)),
-        rng.standard_normal((8, 1)),
-        rng.standard_normal((3, *SHAPE)),
-    )
-    H, W, C = SHAPE
-    pixels = [rotation(C, seed) if group == "pixel" else rotation(C, 9) for seed in range(H * W)]
-    R = rotation(H * W * C, 9)
-
-    def turn(images: Array) -> Array:
-        if group == "all":
-            return np.ascontiguousarray((images.reshape(len(images), -1) @ R.T).reshape(images.shape))
-        flat = images.reshape(len(images), H * W, C)
-        return np.ascontiguousarray(np.einsum("pij,npj->npi", np.array(pixels), flat).reshape(images.shape))
-
-    architecture = Architecture.preset(name, depth=2, **V)
-    for adam in (False, True):
-        plain = network(architecture, SHAPE, 4, seed=5, **DOUBLE)
-        turned = network(architecture, SHAPE, 4, seed=5, **DOUBLE)
-        first = next(m for m in turned.modules() if isinstance(m, Weights))
-        with torch.no_grad():
-            if group == "all":
-                first.weight.copy_(torch.from_numpy(R) @ first.weight)
-            elif isinstance(first, LocalConvLayer):
-                _turn_local(first, pixels)
-            else:
-                first.weight.copy_(torch.einsum("ij,abjo->abio", torch.from_numpy(pixels[0]), first.weight))
-        start = plain(torch.from_numpy(test)).detach().numpy()
-        np.testing.assert_allclose(turned(torch.from_numpy(turn(test))).detach(), start, atol=1e2 * ROUNDING)
-        ends = trained(plain, x, y, test, adam), trained(turned, turn(x), y, turn(test), adam)
-        assert np.abs(ends[0] - start).max() > 0.01
-        if adam:
-            assert np.abs(ends[0] - ends[1]).max() > 1e-3
-        else:
-            np.testing.assert_allclose(ends[0], ends[1], atol=1e4 * ROUNDING)  # the steps amplify rounding
-
-
-def _turn_local(first: LocalConvLayer, pixels: list[Array]) -> None:
-    """Every weight that reads pixel q is rotated with q."""
-    H, W, C = SHAPE
-    weight = first.weight.unflatten(1, (3, 3, C))
-    for p in range(H * W):
-        for a in range(3):
-            for b in range(3):
-                row, column = p // W + a - 1, p % W + b - 1
-                if 0 <= row < H and 0 <= column < W:
-                    turn = torch.from_numpy(pixels[row * W + column])
-                    weight[p, a, b] = turn @ weight[p, a, b]
-
-
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
@@ -341,29 +264,3 @@ def test_wrong_rows_and_settings_are_named() -> None:
         network(Architecture.fcn(1), (12,), 0)
     with pytest.raises(KernregError, match="rows of shape"):
         network(Architecture.fcn(1), (12,), 4)(torch.zeros(2, 13))
-
-
-@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-@pytest.mark.parametrize("readout", ["gap", "flatten"])
-def test_resnets_see_images_and_read_out_means_or_places(stem: str, readout: str) -> None:
-    net = ResNet((16, 13, 2), 4, 3, (1, 2), stem, readout, seed=1)
-    rows, columns = (8, 7) if stem == "cifar" else (2, 2)
-    assert net.readout.in_features == 8 * (rows * columns if readout == "flatten" else 1)
-    x = torch.randn(5, 16, 13, 2)
-    assert net(x).shape == (5, 3)
-    assert net.stages[1].branch[0].stride == (2, 2)
-    net.reset(1)
-    net.eval()
-    before = net(x)
-    net.train()
-    net(x)
-    net.reset(1)
-    net.eval()
-    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
-
-
-def test_resnets_refuse_what_they_are_not() -> None:
-    with pytest.raises(KernregError, match="stem of cifar, imagenet"):
-        ResNet((8, 8, 1), stem="mnist")
-    with pytest.raises(KernregError, match="takes images"):
-        ResNet((64,))
