@@ -36,7 +36,8 @@ from kernreg.training import Trained, Training
 RESULTS = Path(__file__).parent / "results"
 PEER = "loop, plain PyTorch"
 TARGET = 5.0  # times faster per network than the faster loop
-AGREE = 1e-6  # of predictions of order 1 in float64. In float32 some trainings amplify a rounding to 1e-2: told, not judged
+AGREE = 1e-6  # of predictions of order 1 in float64. In float32 a ReLU's input within rounding of 0 falls on
+# either side, after which two trainings may be 1e-2 apart: told, not judged
 
 
 @dataclass(frozen=True)
