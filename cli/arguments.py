@@ -111,6 +111,24 @@ def ridge(text: str) -> float | str:
     return value
 
 
+def sample_sizes(text: str) -> tuple[int, ...]:
+    """64,128,256: different sample counts, as an increasing tuple."""
+    if not re.fullmatch(r"[1-9][0-9]*(,[1-9][0-9]*)*", text):
+        raise click.BadParameter(f"{text!r} is no list of sample counts; write it like 64,128,256")
+    return tuple(sorted({int(m) for m in text.split(",")}))
+
+
+def step(text: str) -> float | str:
+    """A positive number, or auto."""
+    try:
+        value = text if text == "auto" else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto") from None
+    if value != "auto" and not 0 < float(value) < float("inf"):
+        raise click.BadParameter(f"the step size must be a positive number, not {text}")
+    return value
+
+
 def options(*several: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several option decorators as one, shown by --help in the order given."""
 

@@ -17,6 +17,7 @@ from kernreg.cli.arguments import (
     cluster_option,
     data_dir,
     member,
+    options,
     setting,
     threads,
     transform_options,
@@ -29,26 +30,33 @@ if TYPE_CHECKING:
     from kernreg.data import Dataset
 
 
+row_options = options(
+    click.option(
+        "--data", help="Name of a data set, or a .npz, .npy or .h5 file with X and y. [default: cifar10]"
+    ),
+    data_dir,
+    click.option("--n", type=click.IntRange(min=1), help="Train rows. [default: all]"),
+    click.option(
+        "--test", type=click.IntRange(min=0), help="Test rows. [default: 1000, or a fifth of a shared pool]"
+    ),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order."
+    ),
+    click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]"),
+    click.option(
+        "--setting",
+        "settings",
+        type=setting,
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Of the data: dimension=64 of a generated set, dtype=float64 of the rows; may be repeated.",
+    ),
+)
+
+
 @click.command("gram", short_help="Images → Gram matrix in a store, resumable.")
 @architecture_options
-@click.option(
-    "--data", help="Name of a data set, or a .npz, .npy or .h5 file with X and y. [default: cifar10]"
-)
-@data_dir
-@click.option("--n", type=click.IntRange(min=1), help="Train rows. [default: all]")
-@click.option(
-    "--test", type=click.IntRange(min=0), help="Test rows. [default: 1000, or a fifth of a shared pool]"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the row order.")
-@click.option("--normalise", help="standard, per-image, unit or none. [default: that of the data set]")
-@click.option(
-    "--setting",
-    "settings",
-    type=setting,
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Of the data: dimension=64 of a generated set, dtype=float64 of the rows; may be repeated.",
-)
+@row_options
 @transform_options
 @click.option("--kernel", type=click.Choice(["ntk", "nngp", "both"]), default="ntk", show_default=True)
 @click.option(
@@ -103,7 +111,7 @@ def command(**given: Any) -> None:
         raise click.UsageError(
             "--member shares a store without a cluster: give --member or --cluster, not both"
         )
-    dataset, stand_in = load_data(given, given["dry_run"])
+    dataset, stand_in = load_rows(given, given["dry_run"])
     path = store_path(given, dataset, architecture)
     with _connected(given, path, dataset) as cluster:
         _fill(dataset, stand_in, architecture, path, given, cluster)
@@ -193,7 +201,7 @@ def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype:
     return "".join(c if c.isprintable() and c != "/" else "_" for c in stem) + ".gram"
 
 
-def load_data(given: dict[str, Any], dry_run: bool) -> tuple[Dataset, bool]:
+def load_rows(given: dict[str, Any], dry_run: bool) -> tuple[Dataset, bool]:
     """The data set asked for, fetched if nothing was said and it is not here; or a stand-in for a dry run."""
     from kernreg.data import describe, load
     from kernreg.data.fetch import fetch

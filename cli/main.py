@@ -20,6 +20,7 @@ COMMANDS = (
     "theory",
     "solve",
     "predict",
+    "train",
     "study",
     "submit",
     "info",

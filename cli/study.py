@@ -162,17 +162,42 @@ def _show_plan(study: Study, plan: Plan, as_json: bool) -> None:
                 f"{measured} of {len(task.entries)}",
             )
         )
-    click.echo(table(head, rows, left=("gram", "kernel", "state")))
-    click.echo()
+    if rows:
+        click.echo(table(head, rows, left=("gram", "kernel", "state")))
+        click.echo()
+    if plan.trainings:
+        _show_trainings(study, plan)
+        click.echo()
     if plan.stand_in:
         click.echo("The data are not here yet: sizes are those of the registry, times those of random rows.")
-    if not plan.waiting:
+    if not plan.waiting and not plan.untrained:
         click.echo("everything is measured")
         return
     parts: dict[str, Any] = plan.to_dict()
+    trained = f"{parts['networks']:,} networks to train, " if plan.trainings else ""
     click.echo(
-        f"left: {len(plan.waiting)} Gram matrices, {parts['pairs']:,} pairs, {parts['updates']:.3g} updates, "
+        f"left: {trained}{len(plan.waiting)} Gram matrices, {parts['pairs']:,} pairs, {parts['updates']:.3g} updates, "
         f"{show_bytes(parts['disk_bytes'])} of disk, about {show_bytes(parts['memory_bytes'])} of memory"
     )
     if plan.seconds is not None:
         click.echo(f"about {seconds_text(plan.seconds)} on this machine")
+
+
+def _show_trainings(study: Study, plan: Plan) -> None:
+    from kernreg.cli.output import seconds_text, table
+
+    head = ("network", "training", "n", "t", "state", "networks", "rows", "time")
+    rows = [
+        (
+            study.label(task.entry),
+            f"{task.network.training.optimizer}, width {task.network.training.width}",
+            str(task.entry.n),
+            str(task.entry.t),
+            "absent" if task.needed else "complete",
+            f"{task.networks:,}",
+            f"{task.rows:.2g}",
+            seconds_text(task.seconds) if task.needed and task.seconds is not None else "–",
+        )
+        for task in plan.trainings
+    ]
+    click.echo(table(head, rows, left=("network", "training", "state")))

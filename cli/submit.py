@@ -121,7 +121,7 @@ def _checked_store(options: Sequence[str]) -> Path:
     if given["member"] is not None:
         raise click.UsageError("--member is given by the job array; say how many with --array")
     architecture = architecture_from(given)
-    dataset, _ = cli_gram.load_data(given, dry_run=False)
+    dataset, _ = cli_gram.load_rows(given, dry_run=False)
     path = cli_gram.store_path(given, dataset, architecture)
     kernel, dtype, backend = given["kernel"], given["dtype"], given["backend"]
     try:

@@ -36,8 +36,8 @@ class Replicate:
 
     Attributes:
         start, size: its rows are start…start+size−1.
-        loss, mse: (size,) as in `LearningCurve`.
-        error: (size,) error rate, or None.
+        loss, mse: (size,) as in `LearningCurve`; (a,) of trained networks, whose curves have points at the anchors alone.
+        error: likewise, the error rate, or None.
         anchors: (a,) the anchors of the whole curve up to `size`.
         squared_errors: (a, t) squared error of each test row at those anchors, summed over outputs.
     """
@@ -52,16 +52,16 @@ class Replicate:
 
     @property
     def samples(self) -> Counts:
-        """(size,) 1, 2, … size."""
-        return np.arange(1, self.size + 1)
+        """Of `loss`: 1, 2, … size, or the anchors."""
+        return self.anchors if len(self.loss) < self.size else np.arange(1, self.size + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class LearningCurve:
-    """Errors at every sample count m = 1…n, float64.
+    """Errors at every sample count m = 1…n, float64; of trained networks (`kernreg.finite.curves`) at the anchors alone.
 
     Attributes:
-        samples: (n,) 1, 2, … n.
+        samples: (n,) 1, 2, … n; of trained networks the anchors, and what is (n,) below is then (a,).
         loss: (n,) normalised MSE: Σ|y − f_m|²/Σ|y|² over test rows and outputs; 1 is the zero predictor.
         mse: (n,) mean over test rows of the squared error summed over outputs.
         error: (n,) share of test rows whose largest prediction is not their label's (ties go to the first

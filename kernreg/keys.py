@@ -21,6 +21,11 @@ class Keys:
     def __init__(self, where: str, table: Mapping[str, Any]) -> None:
         self.where, self._left, self._known = where, dict(table), list[str]()
 
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The keys that were asked for."""
+        return tuple(self._known)
+
     def __contains__(self, key: str) -> bool:
         return key in self._left
 

@@ -9,7 +9,7 @@ model: a transform should put a structured kernel to a lower rung, a rotation of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,10 +21,10 @@ from kernreg.pairs import Difference, loss_difference
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Outcomes that differ in architecture and transform alone.
+    """Outcomes that differ in architecture and transform alone; finite networks stand beside the first kernel.
 
     Attributes:
-        kernel, seed, n: what they share.
+        kernel, seed, n: what they share; of finite networks the optimizer is no matter.
         outcomes: in the order of the study.
     """
 
@@ -56,6 +56,15 @@ class Group:
     def plain(self, architecture: str) -> Outcome | None:
         """The untransformed outcome of an architecture."""
         return next((o for o in self.of((NONE, None)) if o.entry.architecture.name == architecture), None)
+
+    @property
+    def families(self) -> tuple[Group, ...]:
+        """The outcomes of the kernel, and those of the networks of each optimizer: ladders of their own."""
+        kernels = dict.fromkeys(o.entry.kernel for o in self.outcomes)
+        return tuple(
+            Group(k, self.seed, self.n, tuple(o for o in self.outcomes if o.entry.kernel == k))
+            for k in kernels
+        )
 
     @property
     def floor(self) -> Outcome | None:
@@ -94,16 +103,22 @@ def structured(outcome: Outcome) -> bool:
 def groups(outcomes: Outcomes) -> tuple[Group, ...]:
     """The groups of a study, in its order."""
     found: dict[tuple[str, int, int], list[Outcome]] = {}
+    first = outcomes.file.kernels[0] if outcomes.file.architectures else "networks"
     for outcome in outcomes.measured:
         e = outcome.entry
-        found.setdefault((e.kernel, e.seed, e.n), []).append(outcome)
+        kernel = e.kernel if e.network is None else first
+        found.setdefault((kernel, e.seed, e.n), []).append(outcome)
     return tuple(Group(*shared, tuple(members)) for shared, members in found.items())
 
 
 @lru_cache(maxsize=64)
 def placements(group: Group) -> tuple[Placement, ...]:
-    """Of every transformed outcome whose architecture was also measured untransformed."""
-    rungs, placed = sorted(group.of((NONE, None)), key=lambda o: o.loss), []
+    """Of every transformed outcome whose architecture was also measured untransformed, each in its family."""
+    return tuple(p for family in group.families for p in _placements(family))
+
+
+def _placements(group: Group) -> Iterator[Placement]:
+    rungs = sorted(group.of((NONE, None)), key=lambda o: o.loss)
     for outcome in group.outcomes:
         plain = group.plain(outcome.entry.architecture.name)
         if outcome.entry.transform == NONE or plain is None:
@@ -112,8 +127,7 @@ def placements(group: Group) -> tuple[Placement, ...]:
         against = None if floor is None else loss_difference(outcome.side, floor.side)
         own = loss_difference(outcome.side, plain.side)
         place = "unchanged" if own.nothing else _place(outcome, rungs)
-        placed.append(Placement(outcome, own, against, place))
-    return tuple(placed)
+        yield Placement(outcome, own, against, place)
 
 
 def ratio_text(difference: Difference) -> str:
@@ -124,14 +138,14 @@ def ratio_text(difference: Difference) -> str:
 
 def sentences(outcomes: Outcomes) -> list[str]:
     """What coincides, and what falls to which rung, with numbers."""
-    said, made = [], groups(outcomes)
+    said, made = [], [family for group in groups(outcomes) for family in group.families]
     for group in made:
         where = f" ({group.kernel.upper()}, n = {group.n}, seed {group.seed})" if len(made) > 1 else ""
         rungs = sorted(group.of((NONE, None)), key=lambda o: -o.loss)
         if len(rungs) > 1:
             steps = " → ".join(f"{o.entry.architecture.name} {o.loss:.4g}" for o in rungs)
             said.append(f"Rungs by loss at n, lowest first{where}: {steps}.")
-        placed = placements(group)
+        placed = list(_placements(group))
         for column in group.columns:
             here = [
                 p for p in placed if (p.outcome.entry.transform, p.outcome.entry.transform_seed) == column
@@ -155,13 +169,14 @@ def _sentence(name: str, here: Sequence[Placement], floor: Outcome | None, where
     lowered = [p for p in moved if structured(p.outcome) and p.floor is not None]
     if lowered and floor is not None:
         fallen, rung = sum(p.fallen for p in lowered), floor.entry.architecture.name
+        what = "kernels" if floor.entry.network is None else "networks"
         ratios = ", ".join(
             f"{p.outcome.entry.architecture.name} {ratio_text(p.floor)}"
             for p in lowered
             if p.floor is not None
         )
         text += (
-            f" {fallen} of {len(lowered)} changed structured kernels are on the rung of {rung} or below; "
+            f" {fallen} of {len(lowered)} changed structured {what} are on the rung of {rung} or below; "
             f"their losses over that of {rung}: {ratios}."
         )
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -204,6 +204,7 @@ def _compared(file: StudyFile, present: Sequence[Entry]) -> Iterator[tuple[Entry
                 other = have.get(key(e.like(architecture=lower)))
                 if e.architecture.name == upper and other is not None:
                     pairs.append((e, other))
+        pairs += _beside_networks(file, present)
         for e in present:
             plain = have.get(key(e.like(transform=NONE, transform_seed=None)))
             if e.transform != NONE and plain is not None:
@@ -217,10 +218,27 @@ def _compared(file: StudyFile, present: Sequence[Entry]) -> Iterator[tuple[Entry
             yield a, b
 
 
+def _beside_networks(file: StudyFile, present: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    """Each finite network with the one before it, and with the kernels that it is a finite one of."""
+    have = by_axes(present)
+    for e in present:
+        if e.network is None:
+            continue
+        for lower, upper in pairwise(file.networks):
+            named = e.like(architecture=lower.label, kernel=lower.training.optimizer)
+            if upper.label == e.architecture.name and (other := have.get(key(named))) is not None:
+                yield e, other
+        for architecture, kernel in product(file.architectures, file.kernels):
+            other = have.get(key(e.like(architecture=architecture.name, kernel=kernel)))
+            if other is not None and architecture == e.architecture:
+                yield e, other
+
+
 def _coinciding(
     file: StudyFile, present: Sequence[Entry], shape: tuple[int, ...]
 ) -> Iterator[tuple[Entry, Entry, float, str]]:
     """Pairs of the file first: of two equal ones the first counts, with its tolerance."""
+    present = [e for e in present if e.network is None]
     for pair in file.coincide:
         for a, b in matches(pair.first, pair.second, present):
             yield a, b, pair.tolerance, "file"

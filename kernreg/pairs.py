@@ -112,7 +112,7 @@ def exponent_difference(
         max(first.fit.window[0], second.fit.window[0]),
         min(first.fit.window[1], second.fit.window[1]),
     )
-    inside = [fit.points.inside(*window) for fit in (first.fit, second.fit)]
+    inside = _common(first, second, [fit.points.inside(*window) for fit in (first.fit, second.fit)])
     if min(len(points.samples) for points in inside) < max(3, len(PARAMETERS[model]) + 1):
         raise KernregError(
             f"the two fits share the window {window[0]:g}:{window[1]:g}, too few points for {model!r}"
@@ -151,6 +151,15 @@ def loss_difference(
     return Difference(
         value, (value + low, value + high), both, (min(last), max(last)), "", correlation, confidence
     )
+
+
+def _common(first: Side, second: Side, points: list[Points]) -> list[Points]:
+    """On equal rows the sample counts that both curves have, so that their draws can be paired: trained networks have
+    points at some of a kernel's."""
+    if first.rows != second.rows:
+        return points
+    shared = np.intersect1d(points[0].samples, points[1].samples)
+    return [p.at(np.isin(p.samples, shared)) for p in points]
 
 
 def _points(side: Side) -> Points:
@@ -198,11 +207,10 @@ def replicate_correlation(first: LearningCurve, second: LearningCurve) -> tuple[
     Pooled over the anchors; neighbouring ones share half their rows and count as half, as in `kernreg.scatter`.
     """
     cross = own_a = own_b = freedom = 0.0
-    for j, m in enumerate(first.anchors):
-        a, b = (
-            np.array([r.squared_errors[j].sum() for r in curve.replicates if r.size >= m])
-            for curve in (first, second)
-        )
+    for m in np.intersect1d(first.anchors, second.anchors).tolist():
+        errors = [_errors_at(curve, m) for curve in (first, second)]
+        shared = sorted(errors[0].keys() & errors[1].keys())
+        a, b = (np.array([found[start] for start in shared]) for found in errors)
         if len(a) < 2 or not (a.any() and b.any()):
             continue
         a, b = a / a.mean() - 1, b / b.mean() - 1
@@ -210,6 +218,12 @@ def replicate_correlation(first: LearningCurve, second: LearningCurve) -> tuple[
         freedom += (len(a) - 1) / 2
     ρ = cross / np.sqrt(own_a * own_b) if own_a > 0 and own_b > 0 else 0.0
     return float(np.clip(ρ, -1, 1)), max(freedom, 3.0)
+
+
+def _errors_at(curve: LearningCurve, m: int) -> dict[int, float]:
+    """The summed squared errors at m samples, by the first row of the training set."""
+    j = int(np.searchsorted(curve.anchors, m))
+    return {r.start: float(r.squared_errors[j].sum()) for r in curve.replicates if r.size >= m}
 
 
 def _root(covariance: Array) -> Array:

@@ -117,7 +117,11 @@ class Points:
 
     def inside(self, low: float, high: float) -> Points:
         """The points with low ≤ m ≤ high."""
-        at = np.flatnonzero((self.samples >= low * (1 - 1e-12)) & (self.samples <= high * (1 + 1e-12)))
+        return self.at((self.samples >= low * (1 - 1e-12)) & (self.samples <= high * (1 + 1e-12)))
+
+    def at(self, chosen: NDArray[np.bool_]) -> Points:
+        """The points that a mask (p,) chooses."""
+        at = np.flatnonzero(chosen)
         return Points(
             self.samples[at],
             self.loss[at],

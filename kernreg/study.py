@@ -1,4 +1,4 @@
-"""A study: a file of architectures, kernels, transforms, seeds and sizes → Gram matrices, curves, exponents.
+"""A study: a file of architectures, networks, transforms, seeds and sizes → Gram matrices, trainings, curves, exponents.
 
     OUT/grams/NAME.gram      Gram matrices, named by the digest of what determines them
     OUT/curves/NAME.npz      learning curves, likewise
@@ -27,13 +27,23 @@ from kernreg.entries import Entry, entries_of, label
 from kernreg.errors import KernregError
 from kernreg.gram import build
 from kernreg.kernels import backends
+from kernreg.networkcurve import curve_digest, network_curve
 from kernreg.outcomes import Outcomes, evaluate
 from kernreg.progress import Work
 from kernreg.provenance import store_digest
 from kernreg.store import GramStore
 from kernreg.studycurve import measured_curve
 from kernreg.studyfile import StudyFile, read
-from kernreg.studyplan import GramTask, Plan, gram_task, timed
+from kernreg.studyplan import (
+    PROBE_OUTPUTS,
+    GramTask,
+    Plan,
+    TrainingTask,
+    gram_task,
+    timed,
+    timed_trainings,
+    training_task,
+)
 
 GRAMS, CURVES, FILE = "grams", "curves", "study.toml"
 DEFAULT_FOLDER = Path("kernreg-study")
@@ -44,6 +54,7 @@ class _Rows(NamedTuple):
 
     identity: dict[str, Any] | None  # None: the original files are not here
     shape: tuple[int, ...]
+    outputs: int
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ class Study:
 
         Args:
             memory: most bytes that the process may use, or "4GiB"; None sets no bound.
-            seconds: time each architecture on this machine (some seconds).
+            seconds: time each architecture and network on this machine (some seconds).
 
         Raises:
             KernregError: data and settings that do not fit, too little memory, a damaged store.
@@ -110,8 +121,13 @@ class Study:
             curves = tuple(self.curve_path(entry) for entry in group)
             given = (path, first.architecture, kernel, rows.shape, group, curves)
             tasks.append(gram_task(*given, self._backend(first), self.file.dtype, memory))
+        trainings = tuple(self._training(entry) for entry in self.entries if entry.network is not None)
+        stand_in = stand_in or any(task.path is None for task in trainings)
         made = tuple(tasks)
-        return Plan(timed(made, self.file.dtype, self.file.fit.spectrum) if seconds else made, stand_in)
+        if seconds:
+            made = timed(made, self.file.dtype, self.file.fit.spectrum)
+            trainings = timed_trainings(trainings)
+        return Plan(made, stand_in, trainings)
 
     def run(self, memory: int | str | None = None, progress: bool = False) -> None:
         """Compute what is missing: Gram matrices tile by tile, curves one by one, each kept once it is there.
@@ -143,6 +159,10 @@ class Study:
                         task.seconds or 0.0,
                     )
                     self._measure(task, memory, work)
+                for number, training in enumerate(plan.untrained, 1):
+                    name = f"{number}/{len(plan.untrained)} {self.label(training.entry)}"
+                    work.begin(f"{name}: {training.networks} networks", training.seconds or 0.0)
+                    self._train(training, work)
         finally:
             lock.release()
 
@@ -166,6 +186,8 @@ class Study:
         rows = self._rows(entry)
         if rows.identity is None:
             return None
+        if entry.network is not None:
+            return self._found(entry, curve_digest(rows.identity, entry.network, entry.n, entry.t))
         fit = self.file.fit
         settings = {
             "data": rows.identity,
@@ -179,16 +201,19 @@ class Study:
             "ridge_mode": fit.ridge_mode,
             "spectrum": fit.spectrum,
         }
+        return self._found(entry, digest_of(settings))
+
+    def _found(self, entry: Entry, digest: str) -> Path:
+        """A curve file with a digest, under whatever name; else the place of a new one."""
         name = (Path(self.file.data.name).stem, entry.architecture.name, entry.kernel, entry.transform)
         stem = "-".join("".join(c if c.isalnum() else "_" for c in part) for part in name)
-        digest = digest_of(settings)
         found = sorted((self.out / CURVES).glob(f"*-{digest}.npz"))
         return found[0] if found else self.out / CURVES / f"{stem}-{digest}.npz"
 
     def _groups(self) -> Iterator[tuple[Entry, ...]]:
         """Entries that rest on one Gram matrix."""
         groups: dict[Any, list[Entry]] = {}
-        for e in self.entries:
+        for e in (entry for entry in self.entries if entry.network is None):
             groups.setdefault((e.seed, e.transform, e.transform_seed, e.architecture.digest), []).append(e)
         return (tuple(group) for group in groups.values())
 
@@ -209,12 +234,12 @@ class Study:
             facts = describe(data.name, self.data_dir)
             if not facts["present"]:
                 split_sizes(data.name, max(data.sizes), data.test, facts["train"], facts["test"])
-                return _Rows(None, tuple(facts["shape"]))
+                return _Rows(None, tuple(facts["shape"]), PROBE_OUTPUTS)
         dataset = self._load(entry, 1, 1)
         facts = dataset.provenance
         if "pool" in facts:
             split_sizes(data.name, max(data.sizes), data.test, facts["pool"], facts["official_test"])
-        return _Rows(identity(facts), dataset.shape)
+        return _Rows(identity(facts), dataset.shape, dataset.y_train.shape[1])
 
     def _load(self, entry: Entry, n: int, t: int) -> Dataset:
         data = self.file.data
@@ -255,6 +280,19 @@ class Study:
             except KernregError as error:
                 raise KernregError(f"{self.label(entry)}: {error}") from error
             work.advance((task.curve_seconds or 0.0) / len(entries))
+
+    def _training(self, entry: Entry) -> TrainingTask:
+        rows = self._rows(entry)
+        return training_task(entry, self.curve_path(entry), rows.shape, rows.outputs)
+
+    def _train(self, task: TrainingTask, work: Work) -> None:
+        entry = task.entry
+        assert task.path is not None
+        dataset = self._load(entry, entry.n, entry.t)
+        try:
+            network_curve(dataset, task.network, task.path, entry.axes(), progress=work.pairs)
+        except KernregError as error:
+            raise KernregError(f"{self.label(entry)}: {error}") from error
 
     def _filled(self, task: GramTask, memory: int | str | None, work: Work) -> GramStore:
         """The store of a task, complete; one that was begun with more rows is finished with all of them."""

@@ -15,11 +15,12 @@ from kernreg.architecture import Architecture
 from kernreg.data.normalise import NORMALISATIONS
 from kernreg.data.registry import find, function
 from kernreg.errors import KernregError, reason
-from kernreg.keys import Keys, choice, choices, integer, integers, number, tables_of, text
+from kernreg.keys import REQUIRED, Keys, choice, choices, integer, integers, number, tables_of, text
 from kernreg.provenance import DTYPES, KERNELS
 from kernreg.ridge import RidgeMode
-from kernreg.studynetworks import architectures, is_window_size
+from kernreg.studynetworks import architectures, finite_networks, is_window_size
 from kernreg.symmetry import NAMES, UNDRAWN
+from kernreg.training import Trained
 
 COINCIDE = 1e-6  # largest relative difference of two curves that are one, unless the file says otherwise
 AXES = ("architecture", "kernel", "transform", "transform_seed", "seed", "n")
@@ -85,6 +86,7 @@ class StudyFile:
         name: of the study's folder.  title, note: for the page.
         data, fit: see there.
         architectures: with the names that tables and figures call them.
+        networks: finite ones, likewise; each is trained under every transform, seed and n.
         kernels: "nngp", "ntk" or both.
         transforms: names known to `kernreg.symmetry`, "none" for the data as they are.
         transform_seeds: of the group elements.  patch: of "patch-rotation", a size or (height, width).
@@ -112,6 +114,7 @@ class StudyFile:
     tolerance: float = COINCIDE
     compare: tuple[Pair, ...] = ()
     coincide: tuple[Pair, ...] = ()
+    networks: tuple[Trained, ...] = ()
     source: str = ""
 
 
@@ -153,7 +156,9 @@ def parse(source: str, folder: Path = Path()) -> StudyFile:
     study = Keys("[study]", whole.take("study", "a table", lambda v: isinstance(v, dict)))
     data = Keys("[data]", whole.take("data", "a table", lambda v: isinstance(v, dict)))
     fit = Keys("[fit]", whole.take("fit", "a table", lambda v: isinstance(v, dict), {}))
-    networks = architectures(whole.take("architecture", *tables_of()))
+    networks = whole.take("network", *tables_of(), ())
+    kernels = architectures(whole.take("architecture", *tables_of(), () if networks else REQUIRED))
+    trained = finite_networks(networks, kernels)
     compare, coincide = (whole.take(key, *tables_of(), ()) for key in ("compare", "coincide"))
     whole.close()
     dtype = study.take("dtype", *choice(DTYPES), "float64")
@@ -175,8 +180,16 @@ def parse(source: str, folder: Path = Path()) -> StudyFile:
     if ("patch-rotation" in settings["transforms"]) != (settings["patch"] is not None):
         raise KernregError("[study] patch belongs to the transform patch-rotation: give both or neither")
     file = StudyFile(
-        data=_data(data, dtype, folder), fit=_fit(fit), architectures=networks, source=source, **settings
+        data=_data(data, dtype, folder),
+        fit=_fit(fit),
+        architectures=kernels,
+        networks=trained,
+        source=source,
+        **settings,
     )
+    for network in trained:
+        for n in file.data.sizes:
+            network.samples(n)
     _require_countable(file)
     known = _axes(file)
     return StudyFile(
@@ -184,7 +197,7 @@ def parse(source: str, folder: Path = Path()) -> StudyFile:
             **vars(file),
             "compare": tuple(_pair(f"[[compare]] {i}", table, known) for i, table in enumerate(compare, 1)),
             "coincide": tuple(
-                _pair(f"[[coincide]] {i}", table, known, file.tolerance)
+                _pair(f"[[coincide]] {i}", table, known, trained, file.tolerance)
                 for i, table in enumerate(coincide, 1)
             ),
         }
@@ -266,7 +279,8 @@ def _is_window(value: object) -> bool:
 
 def _require_countable(file: StudyFile) -> None:
     drawn = sum(1 if name in UNDRAWN else len(file.transform_seeds) for name in file.transforms)
-    networks, data = len(file.architectures) * len(file.kernels), len(file.data.seeds) * len(file.data.sizes)
+    networks = len(file.architectures) * len(file.kernels) + len(file.networks)
+    data = len(file.data.seeds) * len(file.data.sizes)
     if (curves := networks * data * drawn) > MOST_CURVES:
         raise KernregError(f"it asks for {curves:,} curves; a study has at most {MOST_CURVES:,}: split it")
 
@@ -274,8 +288,13 @@ def _require_countable(file: StudyFile) -> None:
 def _axes(file: StudyFile) -> dict[str, tuple[Any, ...]]:
     """The values that each axis has in this study."""
     return {
-        "architecture": tuple(a.name for a in file.architectures),
-        "kernel": file.kernels,
+        "architecture": (
+            *(a.name for a in file.architectures),
+            *(network.label for network in file.networks),
+        ),
+        "kernel": tuple(
+            dict.fromkeys((*file.kernels, *(network.training.optimizer for network in file.networks)))
+        ),
         "transform": file.transforms,
         "transform_seed": file.transform_seeds,
         "seed": file.data.seeds,
@@ -284,7 +303,11 @@ def _axes(file: StudyFile) -> dict[str, tuple[Any, ...]]:
 
 
 def _pair(
-    where: str, table: Mapping[str, Any], known: Mapping[str, Any], tolerance: float | None = None
+    where: str,
+    table: Mapping[str, Any],
+    known: Mapping[str, Any],
+    networks: tuple[Trained, ...] = (),
+    tolerance: float | None = None,
 ) -> Pair:
     keys = Keys(where, table)
     sides = []
@@ -299,4 +322,7 @@ def _pair(
         raise KernregError(f"{where} names {axis} on one side only; name it on both, or on neither")
     if sides[0] == sides[1]:
         raise KernregError(f"{where}: both sides are the same")
+    trained = {network.label for network in networks}
+    if tolerance is not None and any(side.get("architecture") in trained for side in sides):
+        raise KernregError(f"{where}: trained networks scatter and never coincide; use [[compare]]")
     return Pair(sides[0], sides[1], COINCIDE if tolerance is None else tolerance)

@@ -1,9 +1,9 @@
-"""What a study takes before it is run: Gram matrices and curves, pairs, disk, memory, and time on this machine."""
+"""What a study takes before it is run: Gram matrices, trainings and curves, pairs, disk, memory, and time on this machine."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from kernreg.curve import learning_curve
 from kernreg.entries import Entry
 from kernreg.kernels import backends
 from kernreg.leftout import left_out
+from kernreg.networkcurve import counts, seconds
 from kernreg.plan import PROCESS_BYTES, parse_bytes, plan, seconds_per_pair
 from kernreg.spectra import spectrum as spectrum_of
 from kernreg.store import GramStore
+from kernreg.training import Trained
 
 PROBE = 300  # training rows of the curve that is timed
 PROBE_OUTPUTS = 10
+TORCH_BYTES = 1 << 30  # PyTorch, the networks of a pass and what they keep for their gradients
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,54 @@ class GramTask:
 
 
 @dataclass(frozen=True)
+class TrainingTask:
+    """The curve of one finite network.
+
+    Attributes:
+        entry: of the study.  path: of its curve; None while the data are not here.
+        shape, outputs: of a row of the data.
+        networks: that are trained, all sample counts, training sets and replicates together.
+        rows: that go through them, all steps together.
+        seconds: measured on this machine; None if not asked for.
+    """
+
+    entry: Entry
+    path: Path | None
+    shape: tuple[int, ...]
+    outputs: int
+    networks: int
+    rows: int
+    seconds: float | None = None
+
+    @property
+    def needed(self) -> bool:
+        """Whether the curve is not there."""
+        return self.path is None or not self.path.is_file()
+
+    @property
+    def network(self) -> Trained:
+        """What is trained."""
+        assert self.entry.network is not None
+        return self.entry.network
+
+
+@dataclass(frozen=True)
 class Plan:
     """All tasks of a study; sums are over those that a curve still waits for."""
 
     tasks: tuple[GramTask, ...]
     stand_in: bool
+    trainings: tuple[TrainingTask, ...] = ()
 
     @property
     def waiting(self) -> tuple[GramTask, ...]:
         """Tasks that a curve still waits for."""
         return tuple(task for task in self.tasks if task.needed)
+
+    @property
+    def untrained(self) -> tuple[TrainingTask, ...]:
+        """Trainings whose curve is not there."""
+        return tuple(task for task in self.trainings if task.needed)
 
     def total(self, what: str) -> int:
         """The sum of "missing", "updates" or "disk_bytes"."""
@@ -88,8 +129,9 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of everything that is left to do, Gram matrices and curves."""
+        """Of everything that is left to do, Gram matrices, curves and trainings."""
         parts = [(task.seconds, task.curve_seconds) for task in self.waiting]
+        parts += [(task.seconds, 0.0) for task in self.untrained]
         if any(gram is None or curve is None for gram, curve in parts):
             return None
         return sum(float(gram or 0) + float(curve or 0) for gram, curve in parts)
@@ -122,10 +164,26 @@ class Plan:
                 }
                 for task in self.tasks
             ],
+            "trainings": [
+                {
+                    **task.entry.axes(),
+                    "t": task.entry.t,
+                    "path": None if task.path is None else str(task.path),
+                    "needed": task.needed,
+                    "networks": task.networks,
+                    "rows": task.rows,
+                    "seconds": task.seconds,
+                }
+                for task in self.trainings
+            ],
+            "networks": sum(task.networks for task in self.untrained),
             "pairs": self.total("missing"),
             "updates": self.total("updates"),
             "disk_bytes": self.total("disk_bytes"),
-            "memory_bytes": max((task.memory_bytes for task in self.waiting), default=0),
+            "memory_bytes": max(
+                (*(task.memory_bytes for task in self.waiting), *(TORCH_BYTES for _ in self.untrained)),
+                default=0,
+            ),
             "seconds": self.seconds,
             "data_are_here": not self.stand_in,
         }
@@ -248,3 +306,29 @@ def _best(run: Callable[[], object]) -> float:
         run()
         seconds = min(seconds, time.perf_counter() - start)
     return seconds
+
+
+def training_task(entry: Entry, path: Path | None, shape: tuple[int, ...], outputs: int) -> TrainingTask:
+    """The task of one finite network.
+
+    Raises:
+        KernregError: a sample count beyond the training rows.
+    """
+    assert entry.network is not None
+    return TrainingTask(entry, path, shape, outputs, *counts(entry.network, entry.n))
+
+
+def timed_trainings(tasks: Iterable[TrainingTask]) -> tuple[TrainingTask, ...]:
+    """The tasks with seconds; each network and size is timed once, whatever the transform and the row order.
+
+    Raises:
+        KernregError: as `kernreg.networkcurve.seconds`.
+    """
+    known: dict[Any, float] = {}
+    made = []
+    for task in tasks:
+        case = (task.network, task.shape, task.outputs, task.entry.n)
+        if task.needed and case not in known:
+            known[case] = seconds(*case)
+        made.append(replace(task, seconds=known[case] if task.needed else 0.0))
+    return tuple(made)

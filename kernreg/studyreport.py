@@ -138,11 +138,15 @@ def _figures(group: Group, outcomes: Outcomes) -> list[Figure]:
 def _lead(outcomes: Outcomes) -> str:
     file, data = outcomes.file, outcomes.file.data
     n = ", ".join(f"{size:,}" for size in data.sizes)
-    return (
-        f"{Path(data.name).stem}, n = {n} training and {data.test:,} test rows · "
-        f"{' and '.join(kernel.upper() for kernel in file.kernels)} in {file.dtype} · ridge {file.fit.ridge} "
-        f"({file.fit.ridge_mode}) · {len(outcomes.measured)} curves"
-    )
+    parts = [f"{Path(data.name).stem}, n = {n} training and {data.test:,} test rows"]
+    if file.architectures:
+        kernels = " and ".join(kernel.upper() for kernel in file.kernels)
+        parts.append(f"{kernels} in {file.dtype}")
+        parts.append(f"ridge {file.fit.ridge} ({file.fit.ridge_mode})")
+    if file.networks:
+        trained = sum(len(o.about["networks"]) for o in outcomes.measured if o.entry.network is not None)
+        parts.append(f"{trained:,} trained networks")
+    return " · ".join([*parts, f"{len(outcomes.measured)} curves"])
 
 
 def _verdict(outcomes: Outcomes) -> str:

@@ -213,14 +213,14 @@ def provenance(outcomes: Outcomes) -> list[tuple[str, str]]:
     data = first["data"]
     facts = [
         ("measured with", ", ".join(sorted({_versions(o.about["versions"]) for o in outcomes.measured}))),
-        ("kernels", f"backend {first['backend']}, {first['dtype']}"),
+        *_computed(outcomes),
         (
             "data",
             f"{data.get('name')}: seed {data.get('seed')}, normalise {data.get('normalise')}, {data.get('targets')}",
         ),
         *((f"sha256 of {name}", value) for name, value in sorted(data.get("hashes", {}).items())),
     ]
-    made = {o.about["store"]: o for o in outcomes.measured}
+    made = {o.about["store"]: o for o in outcomes.measured if o.entry.network is None}
     for store, o in sorted(made.items()):
         checks = f"K(train) xxh3 {o.about['train_checksum']}, K(test) {o.about['test_checksum']}"
         facts.append(
@@ -229,7 +229,34 @@ def provenance(outcomes: Outcomes) -> list[tuple[str, str]]:
                 f"{o.entry.architecture} [{o.entry.architecture.digest}]; {checks}; made {o.about['store_created']}",
             )
         )
+    facts += [(o.label, _training(o.about)) for o in outcomes.measured if o.entry.network is not None]
     return facts
+
+
+def _computed(outcomes: Outcomes) -> list[tuple[str, str]]:
+    """Backends and precisions of kernels and networks."""
+    found = []
+    for what, trained in (("kernels", False), ("networks", True)):
+        used = {
+            (o.about["backend"], o.about["dtype"])
+            for o in outcomes.measured
+            if (o.entry.network is not None) == trained
+        }
+        if used:
+            found.append((what, ", ".join(f"backend {backend}, {dtype}" for backend, dtype in sorted(used))))
+    return found
+
+
+def _training(about: dict[str, Any]) -> str:
+    """How the networks of a curve were trained."""
+    t = about["training"]
+    of = "" if t["optimizer"] == "gd" else f", batches of {t['batch']}"
+    held = f", {100 * t['validation']:g} % of the rows for early stopping" if t["validation"] else ""
+    return (
+        f"{len(about['networks'])} networks of width {t['width']}, {t['parameterization']} parameterization, "
+        f"{t['optimizer']} at step size {about['lr']:.3g}{of}, {t['epochs']:g} epochs and at least {t['steps']} steps{held}, "
+        f"{t['replicates']} a training set; PyTorch {about['torch']}; made {about['created']}"
+    )
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -18,9 +18,9 @@ GREY, THEORY = "0.35", COLOURS[4]
 
 
 def theory_figures(group: Group, suffix: str = "") -> list[Figure]:
-    """The overlay and the spectra of the untransformed outcomes, or of all if there are none."""
-    shown = group.of(group.columns[0])
-    drawn = [overlay(group, shown, suffix)]
+    """The overlay and the spectra of the untransformed kernels, or of the first transform's if there are none."""
+    shown = tuple(o for o in group.of(group.columns[0]) if o.entry.network is None)
+    drawn = [overlay(group, shown, suffix)] if shown else []
     if any(o.spectrum is not None for o in shown):
         drawn.append(spectra(group, suffix))
     return drawn
@@ -41,7 +41,7 @@ def overlay(group: Group, shown: Sequence[Outcome], suffix: str) -> Figure:
     """Held-out loss with GCV, LOO and the prediction of `kernreg.leftout`, a panel for each architecture."""
     columns = ("transform", "architecture", "m", "loss", "theory", "gcv", "loo")
     rows: list[Sequence[Any]] = []
-    for outcome in group.outcomes:
+    for outcome in (o for o in group.outcomes if o.entry.network is None):
         found, curve = outcome.predictions, outcome.curve
         name = group.column_name((outcome.entry.transform, outcome.entry.transform_seed))
         for i, m in enumerate(curve.samples.tolist()):
