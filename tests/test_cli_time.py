@@ -105,7 +105,9 @@ def test_beyond_memory_it_is_streamed_and_says_so(store: Path) -> None:
     assert said.exit_code == 0, said.output
     assert "followed by products with K, streamed" in said.stderr
     streamed = [r["loss"] for r in json.loads(said.stdout)["results"]]
-    np.testing.assert_allclose(streamed, [r["loss"] for r in results(store, "--time", "1,20", "--no-exponent")], rtol=1e-6)
+    np.testing.assert_allclose(
+        streamed, [r["loss"] for r in results(store, "--time", "1,20", "--no-exponent")], rtol=1e-6
+    )
 
 
 def test_refusals(store: Path) -> None:
