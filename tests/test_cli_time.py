@@ -15,7 +15,8 @@ from matrices import problem, stored
 import kernreg
 from kernreg.cli.main import main
 from kernreg.filters import GradientFlow
-from kernreg.flowcurve import PROCESS_BYTES, flow_from_store
+from kernreg.flowcurve import flow_from_store
+from kernreg.plan import PROCESS_BYTES
 
 
 def run(*arguments: object) -> Result:

@@ -14,9 +14,10 @@ from kernreg.curve import learning_curve
 from kernreg.errors import KernregError
 from kernreg.filters import GradientDescent, GradientFlow, Stop
 from kernreg.flow import trained
-from kernreg.flowcurve import PROCESS_BYTES, beyond_memory, flow_curves, flow_from_store
+from kernreg.flowcurve import beyond_memory, flow_curves, flow_from_store
 from kernreg.measure import label
 from kernreg.operators import Dense
+from kernreg.plan import PROCESS_BYTES
 from kernreg.predict import DenseRows
 from kernreg.stopped import chosen, early_stopping, measure_stopped, series
 
