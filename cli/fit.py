@@ -139,7 +139,7 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
         for name in store.kernels if kernel is None else (kernel,):
             if times:
                 chosen = [time for several in times for time in several]
-                measurements += _stopped(store, name, chosen, step, limits["memory"], **settings)
+                measurements += _stopped(store, name, chosen, step, limits["memory"], out, **settings)
             else:
                 measurements.append(_measured(store, name, solver, **settings))
     print_results(measurements, [*save(measurements, out), *save_times(measurements, out)], as_json)
@@ -165,6 +165,7 @@ def _stopped(
     times: Sequence[float],
     step: float | None,
     memory: int | None,
+    out: Path,
     loo: bool,
     device: str,
     **settings: Any,
@@ -177,7 +178,10 @@ def _stopped(
     if why := beyond_memory(store.n, store.t, memory):
         click.echo(f"{store.path}: {why}", err=True)
     stops = [stop_at(time, step) for time in times]
-    return measure_stopped(store, kernel, stops, memory=memory, progress=True, **settings)
+    if why:
+        out.mkdir(parents=True, exist_ok=True)
+        settings |= {"checkpoint": out / f"{store.path.stem}-{kernel}.training", "progress": True}
+    return measure_stopped(store, kernel, stops, memory=memory, **settings)
 
 
 def _refuse_with_time(settings: dict[str, Any]) -> None:

@@ -19,17 +19,23 @@ in the space of the kernel. The walk spreads over √z, hence about √(2z·log 
 
 from __future__ import annotations
 
+import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from kernreg.cholesky import EPS, Matrix
+from kernreg.durable import replace
 from kernreg.errors import KernregError
 from kernreg.filters import GradientDescent, Stop
 from kernreg.lanczos import extreme_eigenvalues
 from kernreg.operators import Operator
-from kernreg.progress import Meter, Progress
+from kernreg.progress import Interruption, Meter, Progress
+from kernreg.provenance import checksum
+from kernreg.walks import degree, gains, reach, walk
 
 RTOL = 1e-8
 MOST_PRODUCTS = 20_000
@@ -38,7 +44,6 @@ MARGIN = 0.01  # added to the largest Ritz value
 ATTEMPTS = 4  # each time with a larger b
 WIDER = 1.3
 SHORTEST = 1e-12  # z of a walk
-TINIEST = 80.0  # −log of the probability at which a walk is cut off
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,54 +67,74 @@ class Series:
     defect: float
 
 
-def walk(stop: Stop, largest: float) -> Matrix:
-    """w_0 … w_J (J + 1,), whose omitted tail is below e^−80, by the backward recurrence of Miller.
+@dataclass
+class State:
+    """Where a series is, for s stops.
 
-    Going backwards the law grows, and the other solution, of alternating signs, dies out; unless the steps of a descent hardly
-    ever rest. So two starts are followed, and joined such that Σ w_j = r(0) = 1 and Σ (−1)^j·w_j = r(b).
+    Attributes:
+        b: in units of A.
+        j: the next term.
+        before, T: (m, c) T_{j−1}(V)·Y and T_j(V)·Y.
+        coefficients, left: (s, m, c) sums of the terms before j.
     """
-    z, J = stop.time * largest / 2, reach(stop, largest)
-    w = np.zeros((J + 2, 2))
-    w[J, 0] = w[J + 1, 1] = 1e-280
-    for j in range(J, 0, -1):
-        if isinstance(stop, GradientDescent):
-            k, q = stop.steps, stop.step * largest / 2
-            w[j - 1] = ((k + j + 1) * w[j + 1] + 2 * (1 - q) / q * j * w[j]) / (k - j + 1)
-        else:
-            w[j - 1] = w[j + 1] + 2 * j / z * w[j]
-        if w[j - 1].max() > 1e200:
-            w[j - 1 :] *= 1e-200
-    at_its_end = J == 0 or (isinstance(stop, GradientDescent) and J == stop.steps)  # there is nothing beyond
-    w = w[: J + 1, : 1 if at_its_end else 2]
-    doubled = np.where(np.arange(J + 1) == 0, 1.0, 2.0)
-    w = w / (doubled @ w)
-    sums = np.stack([doubled @ w, (doubled * (-1.0) ** np.arange(J + 1)) @ w])
-    joined, *_ = np.linalg.lstsq(sums, stop.residual(np.array([0.0, largest])), rcond=1e-12)
-    return np.asarray(np.maximum(w @ joined, 0.0))
+
+    b: float
+    j: int
+    before: Matrix
+    T: Matrix
+    coefficients: Matrix
+    left: Matrix
+
+    def save(self, path: Path, problem: str) -> None:
+        """Replace the file by this state, whole or not at all. Raises KernregError if the disk refuses."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as file:
+                about = {"problem": np.array(problem), "b": np.array(self.b), "j": np.array(self.j)}
+                np.savez(file, **about, **arrays)  # type: ignore[arg-type]
+
+        replace(path, write)
 
 
-def reach(stop: Stop, largest: float) -> int:
-    """J: further away than that a walk is with a probability below e^−80 (Bernstein's inequality)."""
-    z = stop.time * largest / 2
-    if z == 0:
-        return 0
-    J = int(TINIEST / 3 + np.sqrt(TINIEST**2 / 9 + 2 * TINIEST * z)) + 2
-    return min(J, stop.steps) if isinstance(stop, GradientDescent) else J
+_ARRAYS = ("before", "T", "coefficients", "left")
 
 
-def gains(w: Matrix, largest: float) -> Matrix:
-    """G_0 … G_J (J + 1,), the last one 0, of a walk (J + 1,)."""
-    beyond = np.cumsum(w[:0:-1])  # Σ_{j>i} w_j for i = J − 1 … 0
-    return np.append(4 / largest * np.cumsum(beyond)[::-1], 0.0)
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that a series survives kill −9 in.
 
+    Attributes:
+        path: replaced atomically; it stays when the series is complete, which then is not computed again.
+        seconds: between two states.
+    """
 
-def degree(w: Matrix, rtol: float) -> tuple[int, float]:
-    """The smallest d for which E, and what r(A) loses, is at most rtol; and the larger of the two."""
-    G = gains(w, 1.0)
-    lost_gain, lost_residual = (2 * np.append(np.cumsum(terms[:0:-1])[::-1], 0.0) for terms in (G, w))
-    E = np.maximum(lost_gain, lost_residual)
-    d = int(np.argmax(E <= rtol))
-    return d, float(E[d])
+    path: Path
+    seconds: float = 60.0
+
+    def load(self, problem: str) -> State | None:
+        """The state there, or None where there is no file.
+
+        Raises:
+            KernregError: the file is damaged, or of another problem.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with self.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+            state = State(float(found["b"]), int(found["j"]), *(found[name] for name in _ARRAYS))
+            given = str(found["problem"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise KernregError(
+                f"{self.path} is no state of a training ({error}): remove it to begin anew"
+            ) from None
+        if given != problem:
+            raise KernregError(
+                f"{self.path} is the state of another training: the matrix, the targets, the times or the ridge differ; "
+                "remove it to begin anew"
+            )
+        return state
 
 
 def apply(
@@ -120,6 +145,7 @@ def apply(
     *,
     rtol: float = RTOL,
     most_products: int = MOST_PRODUCTS,
+    checkpoint: Checkpoint | None = None,
     progress: bool | Progress = False,
 ) -> Series:
     """α = g((K + λI)/m)·Y/m of every stop from one run of products.
@@ -131,24 +157,30 @@ def apply(
         ridge: λ ≥ 0, absolute.
         rtol: bound of the error on the training rows, relative to |Y|.
         most_products: refuse what takes more.
+        checkpoint: where to keep the state, and to go on from; a run that was killed ends as it would have ended.
         progress: as in `kernreg.gram`, of products with K.
 
     Memory: (3 + 2s)·m·c float64.
 
     Raises:
         KernregError: a step above the stability limit, with the limit; more products than allowed; a matrix that is not
-            positive semidefinite; a defect above what rounding explains.
+            positive semidefinite; a defect above what rounding explains; a checkpoint of another problem.
+        KeyboardInterrupt: SIGINT or SIGTERM, after the state is saved.
     """
     m, longest = K.n, max(stop.time for stop in stops)
-    # of a matrix that is zero any interval will do
-    a = max(largest_eigenvalue(K, ridge) / m, SHORTEST / longest if longest else 1.0)
-    for stop in stops:
-        require_stable(stop, a / (1 + MARGIN), m)
+    task = _Task(K, Y, tuple(stops), ridge, rtol, most_products, checkpoint)
+    state = checkpoint.load(task.problem) if checkpoint else None
+    if state is None:
+        # of a matrix that is zero any interval will do
+        b = max(largest_eigenvalue(K, ridge) / m, SHORTEST / longest if longest else 1.0)
+        for stop in stops:
+            require_stable(stop, b / (1 + MARGIN), m)
+        state = task.begin(b)
     for _ in range(ATTEMPTS):
-        found = _run(K, Y, stops, ridge, a, rtol, most_products, progress)
+        found = task.run(state, progress)
         if found is not None:
             return found
-        a *= WIDER
+        state = task.begin(WIDER * state.b)
     raise KernregError(
         f"K of {m} rows has an eigenvalue too far below 0 for times up to {longest:g}: use a larger "
         "ridge, or shorter times"
@@ -170,71 +202,93 @@ def require_stable(stop: Stop, largest: float, m: int) -> None:
         )
 
 
-def _run(
-    K: Operator,
-    Y: Matrix,
-    stops: Sequence[Stop],
-    ridge: float,
-    b: float,
-    rtol: float,
-    most_products: int,
-    progress: bool | Progress,
-) -> Series | None:
-    """None if some |T_j(V)·Y| exceeds 2·|Y|: with a spectrum in [0, b] it stays below |Y|."""
-    m, size = K.n, float(np.linalg.norm(Y)) or 1.0
-    for stop in stops:
-        if isinstance(stop, GradientDescent):
-            b = min(b, 2 / stop.step)
-    if max(reach(stop, b) for stop in stops) > 4 * most_products:
-        raise _too_many(
-            stops, m, int(np.sqrt(max(stop.time for stop in stops) * b * -np.log(rtol))), most_products
+@dataclass(frozen=True)
+class _Task:
+    K: Operator
+    Y: Matrix
+    stops: tuple[Stop, ...]
+    ridge: float
+    rtol: float
+    most_products: int
+    checkpoint: Checkpoint | None
+
+    @property
+    def problem(self) -> str:
+        told = (self.stops, self.ridge, self.rtol)
+        return f"{checksum(self.K.diagonal())} {checksum(self.Y)} {told!r}"
+
+    def begin(self, b: float) -> State:
+        """The first term; b is made to fit the steps of descents that are just stable."""
+        for stop in self.stops:
+            if isinstance(stop, GradientDescent):
+                b = min(b, 2 / stop.step)
+        nothing = np.zeros((len(self.stops), *self.Y.shape))
+        return State(b, 0, np.zeros_like(self.Y), self.Y.copy(), nothing, nothing.copy())
+
+    def run(self, state: State, progress: bool | Progress) -> Series | None:
+        """None if some |T_j(V)·Y| exceeds 2·|Y|: with a spectrum in [0, b] it stays below |Y|."""
+        m, b, size = self.K.n, state.b, float(np.linalg.norm(self.Y)) or 1.0
+        longest = max(stop.time for stop in self.stops)
+        if max(reach(stop, b) for stop in self.stops) > 4 * self.most_products:
+            raise self._too_many(int(np.sqrt(longest * b * -np.log(self.rtol))))
+        walks = [walk(stop, b) for stop in self.stops]
+        cuts = [degree(w, self.rtol) for w in walks]
+        last = max(d for d, _ in cuts)
+        if last + 1 > self.most_products:
+            raise self._too_many(last + 1)
+        series = [(gains(w, b)[: d + 1] / m, w[: d + 1]) for w, (d, _) in zip(walks, cuts, strict=True)]
+        saved = time.perf_counter()
+        with (
+            Meter(0, last + 1, progress, unit="product", title="training") as meter,
+            Interruption(
+                lambda _: meter.note("stopping after this product; once more stops at once")
+            ) as interruption,
+        ):
+            meter.skip(min(state.j, last))
+            while state.j <= last:
+                if np.linalg.norm(state.T) > 2 * size:
+                    return None
+                self._advance(state, series, last)
+                meter.advance(1 if state.j <= last else 0)
+                late = self.checkpoint and time.perf_counter() - saved >= self.checkpoint.seconds
+                if self.checkpoint and (late or interruption.requested or state.j > last):
+                    state.save(self.checkpoint.path, self.problem)
+                    saved = time.perf_counter()
+                if interruption.requested:
+                    raise KeyboardInterrupt
+            columns = np.concatenate(list(state.coefficients), axis=1)
+            product = self.K.matmul(columns) + self.ridge * columns
+        gaps = product.reshape(m, len(self.stops), -1).swapaxes(0, 1) + state.left - self.Y
+        defect = float(np.max(np.linalg.norm(gaps, axis=(1, 2)), initial=0.0)) / size
+        # entries of α are of the size of the time, so that A·α has digits of b·t to lose
+        allowed = 4 * self.rtol + 100 * EPS * (1 + b * longest) * np.sqrt(last + 1)
+        if not defect <= allowed:
+            raise KernregError(
+                f"the series of {last + 1} products misses its own equation by {defect:.1e}, more than {allowed:.1e}: the "
+                "products of this operator are not those of one symmetric matrix"
+            )
+        return Series(state.coefficients, state.left, b, last + 1, max(E for _, E in cuts), defect)
+
+    def _advance(self, state: State, series: Sequence[tuple[Matrix, Matrix]], last: int) -> None:
+        """Add the terms of T_j, and go on to T_{j+1} = 2V·T_j − T_{j−1}."""
+        j, factor = state.j, 1 if state.j == 0 else 2
+        for s, (G, w) in enumerate(series):
+            if j < len(G):
+                state.coefficients[s] += factor * G[j] * state.T
+                state.left[s] += factor * w[j] * state.T
+        if j < last:
+            product = self.K.matmul(state.T)
+            product += self.ridge * state.T
+            product *= -2 / (self.K.n * state.b)
+            product += state.T
+            if j:
+                product *= 2
+                product -= state.before
+            state.before, state.T = state.T, product
+        state.j += 1
+
+    def _too_many(self, products: int) -> KernregError:
+        return KernregError(
+            f"a time of {max(stop.time for stop in self.stops):g} on {self.K.n} rows takes about {products} products with K, and "
+            f"{self.most_products} are allowed: use shorter times, or more memory (--memory) for an eigendecomposition"
         )
-    walks = [walk(stop, b) for stop in stops]
-    cuts = [degree(w, rtol) for w in walks]
-    last = max(d for d, _ in cuts)
-    if last + 1 > most_products:
-        raise _too_many(stops, m, last + 1, most_products)
-    series = [(gains(w, b)[: d + 1] / m, w[: d + 1]) for w, (d, _) in zip(walks, cuts, strict=True)]
-    α, left = np.zeros((len(stops), *Y.shape)), np.zeros((len(stops), *Y.shape))
-
-    def multiplied(T: Matrix) -> Matrix:
-        """V·T."""
-        product = K.matmul(T)
-        product += ridge * T
-        product *= -2 / (m * b)
-        product += T
-        return product
-
-    with Meter(0, last + 1, progress, unit="product", title="flow") as meter:
-        before, T = np.zeros_like(Y), Y.copy()
-        for j in range(last + 1):
-            if np.linalg.norm(T) > 2 * size:
-                return None
-            for s, (G, w) in enumerate(series):
-                if j < len(G):
-                    α[s] += (1 if j == 0 else 2) * G[j] * T
-                if j < len(w):
-                    left[s] += (1 if j == 0 else 2) * w[j] * T
-            if j < last:
-                before, T = T, multiplied(T) if j == 0 else 2 * multiplied(T) - before
-                meter.advance(1)
-        columns = np.concatenate(list(α), axis=1)
-        product = K.matmul(columns) + ridge * columns
-        meter.advance(1)
-    gaps = product.reshape(m, len(stops), -1).swapaxes(0, 1) + left - Y
-    defect = float(np.max(np.linalg.norm(gaps, axis=(1, 2)), initial=0.0)) / size
-    # entries of α are of the size of the time, so that A·α has digits of b·t to lose
-    allowed = 4 * rtol + 100 * EPS * (1 + b * max(stop.time for stop in stops)) * np.sqrt(last + 1)
-    if not defect <= allowed:
-        raise KernregError(
-            f"the series of {last + 1} products misses its own equation by {defect:.1e}, more than {allowed:.1e}: the "
-            "products of this operator are not those of one symmetric matrix"
-        )
-    return Series(α, left, b, last + 1, max(E for _, E in cuts), defect)
-
-
-def _too_many(stops: Sequence[Stop], m: int, products: int, allowed: int) -> KernregError:
-    return KernregError(
-        f"a time of {max(stop.time for stop in stops):g} on {m} rows takes about {products} products with K, and {allowed} are "
-        "allowed: use shorter times, or more memory (--memory) for an eigendecomposition"
-    )

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.linalg import LinAlgError, eigh
 
 from kernreg import chebyshev
+from kernreg.chebyshev import Checkpoint
 from kernreg.cholesky import EPS, Matrix, check_gram, round_up
 from kernreg.errors import KernregError
 from kernreg.filters import Stop
@@ -59,6 +60,7 @@ def trained(
     ridge: float = 0.0,
     *,
     rtol: float = chebyshev.RTOL,
+    checkpoint: Checkpoint | None = None,
     progress: bool | Progress = False,
 ) -> Trained:
     """The coefficients at each stop.
@@ -69,6 +71,7 @@ def trained(
         stops: `GradientFlow(t)` and `GradientDescent(η, k)`.
         ridge: λ ≥ 0, absolute: a weight decay towards the initialisation.
         rtol: of an operator: bound of the error of predictions on the training rows, relative to |Y|.
+        checkpoint: of an operator: where to keep the state, and to go on from.
         progress: of an operator: True for a bar on stderr, or a function of (products, all products).
 
     Memory: of an array three more of its size in float64; of an operator (3 + 2s)·m·c.
@@ -86,7 +89,7 @@ def trained(
     if len(B) != rows:
         raise KernregError(f"K has {rows} rows but Y has {len(B)}")
     if hasattr(A, "matmul"):
-        return by_products(A, B, stops, ridge, rtol, progress)
+        return by_products(A, B, stops, ridge, rtol, checkpoint, progress)
     return by_eigenvalues(A, B, stops, ridge)
 
 
@@ -123,7 +126,13 @@ def by_eigenvalues(K: npt.NDArray[Any], Y: Matrix, stops: Sequence[Stop], ridge:
 
 
 def by_products(
-    K: Operator, Y: Matrix, stops: Sequence[Stop], ridge: float, rtol: float, progress: bool | Progress
+    K: Operator,
+    Y: Matrix,
+    stops: Sequence[Stop],
+    ridge: float,
+    rtol: float,
+    checkpoint: Checkpoint | None,
+    progress: bool | Progress,
 ) -> Trained:
     """`trained` by a Chebyshev series; Y is checked."""
     if any(math.isinf(stop.time) for stop in stops):
@@ -131,7 +140,7 @@ def by_products(
             "the end of training, an infinite time, is kernel regression itself: use kernreg fit without --time, or "
             "more memory for an eigendecomposition"
         )
-    found = chebyshev.apply(K, Y, stops, ridge, rtol=rtol, progress=progress)
+    found = chebyshev.apply(K, Y, stops, ridge, rtol=rtol, checkpoint=checkpoint, progress=progress)
     left = found.left
     if ridge:  # y − Kα = r(A)y + λα, since (K + λI)α = y − r(A)y
         left = left + ridge * found.coefficients

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kernreg import chebyshev
+from kernreg.chebyshev import Checkpoint
 from kernreg.cholesky import Matrix, check_gram, real_array
 from kernreg.curve import LearningCurve
 from kernreg.curvebycg import SMALLEST, Predictor
@@ -67,6 +69,7 @@ def flow_curves(
     anchors: Sequence[int] | None = None,
     labels_test: npt.ArrayLike | None = None,
     rtol: float = chebyshev.RTOL,
+    checkpoint: Path | None = None,
     progress: bool | Progress = False,
 ) -> FlowCurves:
     """Test errors at chosen sample counts m and stops, f_0 = 0.
@@ -80,6 +83,8 @@ def flow_curves(
         ridge_mode: "relative" refers to the mean diagonal of all n rows.
         anchors: sample counts; default n/√2^j down to 8.
         labels_test: (t,) right column of each test row; default: read from targets of the form a + b·one-hot.
+        checkpoint: of an operator: the state of each sample count m is kept in the file NAME-m beside this path until all are
+            done.
 
     Raises:
         KernregError: as `kernreg.flow.trained`, with the sample count, and as `kernreg.learning_curve`.
@@ -112,7 +117,7 @@ def flow_curves(
             at_m = (
                 by_eigenvalues(K_m, y[:m], stops, λ)
                 if in_memory
-                else by_products(K_m, y[:m], stops, λ, rtol, progress)
+                else by_products(K_m, y[:m], stops, λ, rtol, _kept(checkpoint, m), progress)
             )
         except KernregError as error:
             raise KernregError(f"m = {m}: {error}") from error
@@ -124,6 +129,9 @@ def flow_curves(
         if at_m.scores is not None:
             scores[:, j] = at_m.scores / per_row
         costs[j] = at_m.products, at_m.bound, at_m.defect
+    for m in marks.tolist():
+        if not in_memory and (kept := _kept(checkpoint, m)):
+            kept.path.unlink(missing_ok=True)
     summed = squared_errors.sum(axis=2)
     curves = tuple(
         LearningCurve(
@@ -207,3 +215,7 @@ def beyond_memory(n: int, t: int, memory: int | str | None = None) -> str:
         f"an eigendecomposition of {n} rows takes {show_bytes(needed)} of memory and {show_bytes(allowed)} are allowed: "
         "training is followed by products with K, streamed"
     )
+
+
+def _kept(path: Path | None, m: int) -> Checkpoint | None:
+    return None if path is None else Checkpoint(path.with_name(f"{path.name}-{m}"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +29,7 @@ def measure_stopped(
     window: tuple[float, float] | None = None,
     breaks: bool = False,
     memory: int | str | None = None,
+    checkpoint: Path | None = None,
     progress: bool | Progress = False,
 ) -> list[Measurement]:
     """One measurement for each stop, in order of time.
@@ -35,7 +38,7 @@ def measure_stopped(
         store: complete, with test rows.
         kernel, stops, ridge, ridge_mode, memory: as in `kernreg.flowcurve.flow_from_store`.
         model, window, breaks: as in `kernreg.measure.measure`.
-        progress: as in `kernreg.flowcurve.flow_curves`.
+        checkpoint, progress: as in `kernreg.flowcurve.flow_curves`.
 
     Raises:
         KernregError: as `flow_from_store`. A curve that no power law fits is no error.
@@ -43,7 +46,8 @@ def measure_stopped(
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     stops = sorted(set(stops), key=lambda stop: stop.time)
     try:
-        found = flow_from_store(store, kernel, stops, ridge, ridge_mode, memory=memory, progress=progress)
+        how: dict[str, Any] = {"memory": memory, "checkpoint": checkpoint, "progress": progress}
+        found = flow_from_store(store, kernel, stops, ridge, ridge_mode, **how)
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error

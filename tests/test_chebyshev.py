@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from grams import digits_ntk, laplace, with_eigenvalues
 from scipy.special import ive
 
-from kernreg import chebyshev
+from kernreg import chebyshev, walks
+from kernreg.chebyshev import Checkpoint
 from kernreg.errors import KernregError
 from kernreg.filters import GradientDescent, GradientFlow, Stop
 from kernreg.flow import trained
@@ -27,7 +30,7 @@ STOPS: list[Stop] = [
 
 @pytest.mark.parametrize("z", [1e-3, 0.7, 30.0, 4000.0])
 def test_the_walk_of_the_flow_is_bessel(z: float) -> None:
-    w = chebyshev.walk(GradientFlow(z), 2.0)
+    w = walks.walk(GradientFlow(z), 2.0)
     np.testing.assert_allclose(w, ive(np.arange(len(w)), z), rtol=1e-10, atol=1e-30)
 
 
@@ -37,29 +40,29 @@ def test_the_walk_of_descent_is_a_power(k: int, q: float) -> None:
     exact = np.ones(1)
     for _ in range(k):
         exact = np.convolve(exact, [q / 2, 1 - q, q / 2])
-    w = chebyshev.walk(GradientDescent(2 * q, k), 1.0)
+    w = walks.walk(GradientDescent(2 * q, k), 1.0)
     np.testing.assert_allclose(w, exact[k : k + len(w)], rtol=1e-10, atol=1e-30)
-    assert 2 * exact[k + len(w) :].sum() < math.exp(-chebyshev.TINIEST)
+    assert 2 * exact[k + len(w) :].sum() < math.exp(-walks.TINIEST)
 
 
 @pytest.mark.parametrize("stop", STOPS[1:])
 @pytest.mark.parametrize("rtol", [1e-3, 1e-8, 1e-12])
 def test_the_bound_holds_on_the_whole_interval(stop: Stop, rtol: float) -> None:
     b = 5.0
-    w = chebyshev.walk(stop, b)
-    d, E = chebyshev.degree(w, rtol)
+    w = walks.walk(stop, b)
+    d, E = walks.degree(w, rtol)
     assert E <= rtol
     a = np.linspace(0, b, 2001)
     T = np.cos(np.outer(np.arange(len(w)), np.arccos(1 - 2 * a / b)))
     doubled = np.where(np.arange(len(w)) == 0, 1.0, 2.0)
-    G, kept = chebyshev.gains(w, b), slice(0, d + 1)
+    G, kept = walks.gains(w, b), slice(0, d + 1)
     whole = (doubled * G) @ T
     np.testing.assert_allclose(whole, stop.gain(a), rtol=1e-9, atol=1e-12 * stop.time)
     np.testing.assert_allclose((doubled * w) @ T, stop.residual(a), atol=1e-12)
     cut = (doubled * G)[kept] @ T[kept]
     assert np.max(np.abs(a * (cut - stop.gain(a)))) <= E + 1e3 * EPS * (1 + b * stop.time)
     if d:  # one term less would not do
-        assert chebyshev.degree(w, np.nextafter(E, 0))[0] > d or E == 0
+        assert walks.degree(w, np.nextafter(E, 0))[0] > d or E == 0
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.5])
@@ -149,6 +152,79 @@ def test_a_step_above_the_limit_is_refused_by_products_too() -> None:
     trained(Dense(K), y, [GradientDescent(limit * (1 - 1e-9), 30)])
     with pytest.raises(KernregError, match=rf"2m/λmax = {limit:.5g}"):
         trained(Dense(K), y, [GradientDescent(1.01 * limit, 30)])
+
+
+class Dying(Dense):
+    """Fails at its k-th product, as a machine does."""
+
+    def __init__(self, K: np.ndarray, k: int) -> None:
+        super().__init__(K)
+        self.left = k
+
+    def matmul(self, V: np.ndarray) -> np.ndarray:
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError
+        return super().matmul(V)
+
+
+def test_a_run_that_dies_goes_on_and_ends_the_same_to_the_bit(tmp_path: Path) -> None:
+    K, y, stops = (
+        laplace(30),
+        np.sin(np.arange(60.0)).reshape(30, 2),
+        [GradientFlow(3.0), GradientFlow(200.0)],
+    )
+    whole = chebyshev.apply(Dense(K), y, stops, 1e-3)
+    kept = Checkpoint(tmp_path / "state", seconds=0)
+    before = 25  # Lanczos
+    for died in (before + 1, 7, 2, whole.products - 12):
+        with pytest.raises(MemoryError):
+            chebyshev.apply(Dying(K, died), y, stops, 1e-3, checkpoint=kept)
+    seen: list[tuple[int, int]] = []
+    found = chebyshev.apply(Dense(K), y, stops, 1e-3, checkpoint=kept, progress=lambda *now: seen.append(now))
+    np.testing.assert_array_equal(found.coefficients, whole.coefficients)
+    np.testing.assert_array_equal(found.left, whole.left)
+    assert seen[1][0] > 5  # what was done is not done again
+    again = Dying(K, 3)
+    np.testing.assert_array_equal(
+        chebyshev.apply(again, y, stops, 1e-3, checkpoint=kept).coefficients, whole.coefficients
+    )
+    assert again.left == 2  # complete: one product measures it
+
+
+def test_states_of_other_trainings_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    K, y, kept = laplace(20), np.ones((20, 1)), Checkpoint(tmp_path / "state")
+    chebyshev.apply(Dense(K), y, [GradientFlow(9.0)], checkpoint=kept)
+    for other in (
+        (2 * K, y, [GradientFlow(9.0)]),
+        (K, 2 * y, [GradientFlow(9.0)]),
+        (K, y, [GradientFlow(8.0)]),
+    ):
+        with pytest.raises(KernregError, match="state of another training"):
+            chebyshev.apply(Dense(other[0]), *other[1:], checkpoint=kept)
+    content = kept.path.read_bytes()
+    for damage in (content[:100], b"", content[:-200]):
+        kept.path.write_bytes(damage)
+        with pytest.raises(KernregError, match="is no state of a training"):
+            chebyshev.apply(Dense(K), y, [GradientFlow(9.0)], checkpoint=kept)
+
+
+def test_an_interrupt_saves_the_state(tmp_path: Path) -> None:
+    K, y, kept = laplace(20), np.ones((20, 1)), Checkpoint(tmp_path / "state", seconds=1e9)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        chebyshev.apply(Dense(K), y, [GradientFlow(99.0)], checkpoint=kept, progress=interrupt)
+    seen: list[int] = []
+    found = chebyshev.apply(
+        Dense(K), y, [GradientFlow(99.0)], checkpoint=kept, progress=lambda done, _: seen.append(done)
+    )
+    assert min(seen[1:]) >= 5
+    whole = chebyshev.apply(Dense(K), y, [GradientFlow(99.0)])
+    np.testing.assert_array_equal(found.coefficients, whole.coefficients)
 
 
 def test_progress_counts_products() -> None:

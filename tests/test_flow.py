@@ -88,7 +88,9 @@ def test_early_training_is_one_gradient_step() -> None:
     K, Y = problem(11, 1)
     t = 1e-7
     (α,) = trained(K, Y, [GradientFlow(t)]).coefficients
-    np.testing.assert_allclose(α, t * Y / 11, rtol=float(t * np.linalg.norm(K, 2) / 11 + 100 * EPS), atol=1e-3 * t)
+    np.testing.assert_allclose(
+        α, t * Y / 11, rtol=float(t * np.linalg.norm(K, 2) / 11 + 100 * EPS), atol=1e-3 * t
+    )
 
 
 def test_scores_are_gcv_of_the_smoother() -> None:

@@ -94,6 +94,8 @@ def test_a_store_within_memory_and_beyond(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-6)
         assert ours.error is not None
         np.testing.assert_array_equal(ours.error, theirs.error)
+    flow_from_store(store, None, stops, memory=little, checkpoint=tmp_path / "state")
+    assert not list(tmp_path.glob("state*"))
     fewer = flow_from_store(store, "ntk", stops, n=50)
     np.testing.assert_allclose(fewer.curves[0].loss[0], exact_at(given, 50, stops[0], 8), rtol=1e-9)
 
@@ -103,6 +105,24 @@ def exact_at(given: object, n: int, stop: Stop, m: int) -> float:
     alone = trained(p.K[:m, :m], p.y[:m], [stop])  # type: ignore[attr-defined]
     f = p.K_test[:, :m] @ alone.coefficients[0]  # type: ignore[attr-defined]
     return float(np.square(f - p.y_test).sum() / np.square(p.y_test).sum())  # type: ignore[attr-defined]
+
+
+def test_a_curve_that_dies_goes_on(tmp_path: Path) -> None:
+    class Dying(Dense):
+        def leading(self, m: int) -> Dense:
+            if m > 40:
+                raise MemoryError
+            return super().leading(m)
+
+    given = (Y[:N], DenseRows(K_TEST), Y[N:], STOPS[:3])
+    with pytest.raises(MemoryError):
+        flow_curves(Dying(K), *given, checkpoint=tmp_path / "state")
+    assert {p.name for p in tmp_path.iterdir()} == {"state-11", "state-15", "state-22", "state-31"}
+    found = flow_curves(Dense(K), *given, checkpoint=tmp_path / "state")
+    exact = flow_curves(Dense(K), *given)
+    for ours, theirs in zip(found.curves, exact.curves, strict=True):
+        np.testing.assert_array_equal(ours.loss, theirs.loss)
+    assert not list(tmp_path.iterdir())
 
 
 def test_measurements_of_a_series(tmp_path: Path) -> None:
