@@ -36,8 +36,8 @@ from kernreg.finite.empirical import MonteCarlo, monte_carlo
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
-DRAWS = (768, 768, 512, 384, 192, 96, 48)
-LOCAL_DRAWS = (384, 384, 256, 192, 96, 40, 20)
+DRAWS = (384, 384, 256, 192, 128, 64, 40)
+LOCAL_DRAWS = (256, 256, 192, 128, 64, 32, 16)
 FITTED_FROM = 64  # below, terms of higher order in 1/N bend the line
 ROWS = 4
 SLOPES = (-0.6, -0.4)
@@ -214,11 +214,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few networks, narrow: it runs, not how well")
     parser.add_argument("--case", action="append", choices=list(CASES), help="these presets alone")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; default: its own choice")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; more pay for wide networks alone")
     parser.add_argument("--out", type=Path, help="folder to write to; benchmarks/results for a full run")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     out = options.out or (None if options.quick or options.case else RESULTS)
     machine, began, rows = facts(), time.perf_counter(), []
     for name in options.case or CASES:
