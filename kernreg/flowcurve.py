@@ -29,6 +29,7 @@ from kernreg.progress import Progress
 from kernreg.question import question
 from kernreg.ridge import RidgeMode, ridge_in_units
 from kernreg.solve import allowed_bytes
+from kernreg.streaming import streaming_bytes
 from kernreg.targets import targets
 
 if TYPE_CHECKING:
@@ -199,10 +200,19 @@ def flow_from_store(
         return flow_curves(
             K, store.y_train[: len(K)], store.test(kernel, n), store.y_test, *given, **settings
         )
-    vectors = 8 * rows * c * (4 + 4 * len(stops)) + PROCESS_BYTES
-    left = max(allowed_bytes(memory) - vectors, 0)
-    K_stored = Stored(store, kernel, n, left // 2)
-    predictor = StoredRows(store, kernel, K_stored.n, memory=left // 2)
+    # two terms and a product; sums, their product and what is left, for every stop
+    vectors = 8 * rows * c * (4 + 4 * len(stops))
+    least = streaming_bytes(store, store.tiles("train", kernel, n))
+    least_test = streaming_bytes(store, store.tiles("test", kernel, n, store.t))
+    spare = allowed_bytes(memory) - PROCESS_BYTES - vectors - least - least_test
+    if spare < 0:
+        needed = allowed_bytes(memory) - spare
+        raise KernregError(
+            f"training on {rows} rows up to {len(stops)} times takes about {show_bytes(needed)} of memory, streamed, and "
+            f"{show_bytes(allowed_bytes(memory))} are allowed: use --memory {-(-needed // 2**20)}MiB, or fewer times"
+        )
+    K_stored = Stored(store, kernel, n, least + spare)
+    predictor = StoredRows(store, kernel, K_stored.n, memory=least_test)
     return flow_curves(K_stored, store.y_train[: K_stored.n], predictor, store.y_test, *given, **settings)
 
 

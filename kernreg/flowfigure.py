@@ -65,7 +65,8 @@ def _draw(axes: Any, group: Sequence[Measurement]) -> None:
     axes.set_xlabel("time of training  t")
     axes.set_ylabel("loss / loss of the zero predictor")
     # training losses of an interpolating kernel fall for ever
-    axes.set_ylim(bottom=0.3 * min(float(m.curve.loss.min()) for m in group))
+    losses = np.concatenate([m.curve.loss for m in timed])
+    axes.set_ylim(0.3 * float(losses.min()), 1.5 * float(losses.max()))
     axes.legend(loc="lower left", fontsize=7.5)
 
 

@@ -82,12 +82,14 @@ def early_stopping(measurements: Sequence[Measurement]) -> list[str]:
         if at is None:
             sentences.append(f"{name}: GCV needs eigenvalues, which a streamed matrix does not give")
             continue
-        loss, end = group[at].curve.loss[-1], last.curve.loss[-1]
-        bound = "" if 0 < at < len(group) - 1 else ", the first time" if at == 0 else ", the last time"
-        sentences.append(
-            f"{name}: generalised cross-validation stops at {group[at].stop}{bound}, where the loss is {loss:.4g}; at "
-            f"{last.stop} it is {end:.4g}"
-        )
+        said = f"{name}: generalised cross-validation stops at {group[at].stop}"
+        if at == 0:
+            said += ", the first time"
+        said += f", where the loss is {group[at].curve.loss[-1]:.4g}"
+        if at == len(group) - 1:
+            sentences.append(f"{said}, the last time: it would have gone on")
+        else:
+            sentences.append(f"{said}; at {last.stop} it is {last.curve.loss[-1]:.4g}")
     return sentences
 
 

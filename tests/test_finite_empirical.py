@@ -5,11 +5,14 @@ Nothing of `kernels/` takes part on the finite side, so that every preset of the
 
 from __future__ import annotations
 
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_readme import blocks, run
 
 from kernreg.architecture import PRESETS, Architecture
 from kernreg.errors import KernregError
@@ -19,7 +22,7 @@ from kernreg.layers import Activation, AvgPool, Conv, Dense, Flatten, Residual
 torch = pytest.importorskip("torch")
 
 from kernreg.finite.empirical import MonteCarlo, empirical, monte_carlo  # noqa: E402
-from kernreg.finite.networks import Network, network  # noqa: E402
+from kernreg.finite.networks import network  # noqa: E402
 
 ROUNDING = 1e3 * float(np.finfo(np.float64).eps)  # of sums of some thousand products
 WIDTH, DRAWS = 96, 40
@@ -221,6 +224,5 @@ def test_refusals() -> None:
         monte_carlo(architecture, x, width=3, draws=2, dtype="float16")
 
 
-def test_networks_are_what_the_type_says() -> None:
-    architecture, x = case("fcn")
-    assert isinstance(network(architecture, x.shape[1:], 3), Network)
+def test_the_page_runs(tmp_path: Path) -> None:
+    run([sys.executable, "-W", "error", "-"], "\n".join(blocks("docs/empirical.md", "python")), tmp_path)

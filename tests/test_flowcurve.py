@@ -156,7 +156,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(KernregError, match="anchors"):
         flow_curves(K, Y[:N], K_TEST, Y[N:], STOPS, anchors=[0])
     store = stored(tmp_path / "a.gram", problem(30))
-    with pytest.raises(KernregError, match="allowed"):
+    with pytest.raises(KernregError, match=r"streamed, and 1 MiB are allowed: use --memory 32\dMiB"):
         flow_from_store(store, None, [GradientFlow(1.0)], memory=1 << 20)
     with pytest.raises(KernregError, match=r"a\.gram.*step"):
         measure_stopped(store, None, [GradientDescent(50.0, 2)])
