@@ -37,20 +37,19 @@ from kernreg.finite.empirical import MonteCarlo, monte_carlo
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
 DRAWS = (384, 384, 256, 192, 128, 64, 40)
-LOCAL_DRAWS = (256, 256, 192, 128, 64, 32, 16)
+LOCAL_DRAWS = (96, 96, 96, 64, 48, 24, 12)
 FITTED_FROM = 64  # below, terms of higher order in 1/N bend the line
 ROWS = 4
 SLOPES = (-0.6, -0.4)
 WORST = 3.0
 RESAMPLES = 2000
-# Small images, because the weights of a locally connected layer grow with the pixels: 4·3·4·1024² of them here.
-SMALL = (4, 3, 2)
+TINY = (2, 2, 3)  # the weights of a locally connected layer grow with the pixels: 4·4·1024² of them here
 CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
-    "fcn": ({"depth": 3}, SMALL),
-    "lcn": ({"depth": 2, "filter": 2}, SMALL),
+    "fcn": ({"depth": 3}, (4, 3, 2)),
+    "lcn": ({"depth": 2, "filter": 2}, TINY),
     "vec": ({"depth": 2}, (5, 4, 2)),
     "gap": ({"depth": 2}, (5, 4, 2)),
-    "lcn-gap": ({"depth": 2, "filter": 2}, SMALL),
+    "lcn-gap": ({"depth": 2, "filter": 2}, TINY),
     "lap": ({"depth": 2, "radius": 1}, (5, 4, 2)),
     "s-cnn": ({}, (8, 8, 2)),
     "d-cnn": ({"filter": 2}, (5, 4, 2)),
@@ -171,11 +170,14 @@ def markdown(result: dict[str, Any]) -> str:
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    machine = result["machine"]
+    machine, runs = result["machine"], {row["preset"]: row["run"] for row in rows}
+    commits = ", ".join(dict.fromkeys(f"{run['commit']} ({run['date'][:16]})" for run in runs.values()))
+    seconds = sum(run["seconds"] for run in runs.values())
+    versions = ", ".join(dict.fromkeys(run["torch"] for run in runs.values()))
     text = (
         f"Empirical kernels of finite networks against the analytic ones: {machine['cpu']}, {machine['cores']} cores, PyTorch "
-        f"{result['torch']}, commit {machine['commit']}, {machine['date']}, {result['seconds']:.0f} s. What the columns are "
-        "stands at the top of `benchmarks/finite_width.py`."
+        f"{versions}, commit {commits}, {seconds:.0f} s in all beside other work. What the columns are stands at the top of "
+        "`benchmarks/finite_width.py`."
     )
     return "\n".join([text, "", *lines]) + "\n"
 
@@ -213,20 +215,30 @@ def save(result: dict[str, Any], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few networks, narrow: it runs, not how well")
-    parser.add_argument("--case", action="append", choices=list(CASES), help="these presets alone")
+    parser.add_argument(
+        "--case", action="append", choices=list(CASES), help="these alone; rows of others stay as they are"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; more pay for wide networks alone")
     parser.add_argument("--out", type=Path, help="folder to write to; benchmarks/results for a full run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    out = options.out or (None if options.quick or options.case else RESULTS)
-    machine, began, rows = facts(), time.perf_counter(), []
+    out = options.out or (None if options.quick else RESULTS)
+    machine, rows = facts(), []
+    known = out / "finite_width.json" if out is not None else None
+    if options.case and known is not None and known.exists():
+        rows = json.loads(known.read_text(encoding="utf-8"))["rows"]
+    result: dict[str, Any] = {}
     for name in options.case or CASES:
+        began = time.perf_counter()
         draws = LOCAL_DRAWS if name.startswith("lcn") else DRAWS
         widths, draws = ((16, 32, 64), (24, 24, 24)) if options.quick else (WIDTHS, draws)
         found, K = measure(name, widths, draws)
-        rows += [summary(name, kernel, found[kernel], getattr(K, kernel)) for kernel in ("nngp", "ntk")]
-        result = {"machine": machine, "torch": torch.__version__, "rows": rows}
-        result["seconds"] = round(time.perf_counter() - began, 1)
+        made = [summary(name, kernel, found[kernel], getattr(K, kernel)) for kernel in ("nngp", "ntk")]
+        run = {"commit": machine["commit"], "date": machine["date"], "torch": torch.__version__}
+        run["seconds"] = round(time.perf_counter() - began, 1)
+        rows = [row for row in rows if row["preset"] != name] + [row | {"run": run} for row in made]
+        rows.sort(key=lambda row: list(CASES).index(row["preset"]))
+        result = {"machine": machine, "rows": rows}
         if out is not None:
             save(result, out)
     print(markdown(result))
