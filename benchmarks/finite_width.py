@@ -36,7 +36,7 @@ from kernreg.finite.empirical import MonteCarlo, monte_carlo
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = (16, 32, 64, 128, 256, 512, 1024)
-DRAWS = (384, 384, 256, 192, 128, 64, 40)
+DRAWS = (256, 256, 192, 128, 64, 48, 32)
 LOCAL_DRAWS = (96, 96, 96, 64, 48, 24, 12)
 FITTED_FROM = 64  # below, terms of higher order in 1/N bend the line
 ROWS = 4
