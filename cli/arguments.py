@@ -87,6 +87,22 @@ def sample_window(text: str) -> tuple[float, float]:
     return low, high
 
 
+def training_times(text: str) -> tuple[float, ...]:
+    """10, inf or 1,10,100, or LO:HI:COUNT, so many from LO to HI with equal ratios; as numbers."""
+    try:
+        if ":" not in text:
+            return tuple(float(part) for part in text.split(","))
+        low, high, count = text.split(":")
+        first, last, number = float(low), float(high), int(count)
+        if not (0 < first < last < float("inf") and number >= 2):
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no training time; write it like 10, 1,10,100 or 0.1:1000:9 (nine with equal ratios)"
+        ) from None
+    return tuple(first * (last / first) ** (i / (number - 1)) for i in range(number))
+
+
 def setting(text: str) -> tuple[str, Any]:
     """KEY=VALUE, a number, JSON or plain text, as (KEY, VALUE)."""
     key, equals, value = text.partition("=")

@@ -16,6 +16,7 @@ from kernreg.cli.arguments import (
     ridge_mode,
     sample_window,
     threads,
+    training_times,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from kernreg.measure import Measurement
     from kernreg.store import GramStore
+    from kernreg.tiled import TiledCholesky
 
 
 @click.command("fit", short_help="Gram matrices → learning curves and exponents.")
@@ -55,6 +57,20 @@ if TYPE_CHECKING:
     type=sample_window,
     metavar="LO:HI",
     help="Sample counts to fit. [default: the last decade, after any peak]",
+)
+@click.option(
+    "--time",
+    "times",
+    type=training_times,
+    multiple=True,
+    metavar="T|T,T|LO:HI:COUNT",
+    help="Stop gradient flow at these times (inf: the end), also several times; default: kernel regression.",
+)
+@click.option(
+    "--step",
+    type=float,
+    metavar="η",
+    help="With --time: full-batch gradient descent with this learning rate in place of gradient flow.",
 )
 @click.option(
     "--device",
@@ -104,26 +120,83 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     kernreg fit                                        every complete store here
     kernreg fit a.gram b.gram --ridge loo --window 100:
     kernreg fit large.gram --memory 4GiB --scratch /fast   a matrix that memory does not hold
+    kernreg fit a.gram --time 1:10000:9                training stopped at nine times, and when it should have been
     """
-    from kernreg.curve import beyond_memory
-    from kernreg.device import choose
-    from kernreg.measure import measure
+    from kernreg.flowfigure import save_times
     from kernreg.results import save
     from kernreg.tiled import TiledCholesky
 
-    kernel, model, named = (settings.pop(name) for name in ("kernel", "model", "device"))
+    kernel, times, step = (settings.pop(name) for name in ("kernel", "times", "step"))
+    settings["model"] = settings["model"] if exponent else None
+    if not times and step is not None:
+        raise click.UsageError("--step is that of training up to a --time")
+    if times:
+        _refuse_with_time(settings)
     limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
     solver = TiledCholesky(**limits, progress=True)
-    measurements = []
+    measurements: list[Measurement] = []
     for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
-            device = choose(named, store.n, store.y_train.shape[1]).name
-            click.echo(f"{store.path}: {name}, n = {store.n}, on {device}", err=True)
-            if device == "cpu" and (why := beyond_memory(store, solver)):
-                click.echo(f"{store.path}: {why}", err=True)
-            asked = model if exponent else None
-            measurements.append(measure(store, name, model=asked, solver=solver, device=device, **settings))
-    print_results(measurements, save(measurements, out), as_json)
+            if times:
+                chosen = [time for several in times for time in several]
+                measurements += _stopped(store, name, chosen, step, limits["memory"], out, **settings)
+            else:
+                measurements.append(_measured(store, name, solver, **settings))
+    print_results(measurements, [*save(measurements, out), *save_times(measurements, out)], as_json)
+
+
+def _measured(
+    store: GramStore, kernel: str, solver: TiledCholesky, device: str, **settings: Any
+) -> Measurement:
+    from kernreg.curve import beyond_memory
+    from kernreg.device import choose
+    from kernreg.measure import measure
+
+    device = choose(device, store.n, store.y_train.shape[1]).name
+    click.echo(f"{store.path}: {kernel}, n = {store.n}, on {device}", err=True)
+    if device == "cpu" and (why := beyond_memory(store, solver)):
+        click.echo(f"{store.path}: {why}", err=True)
+    return measure(store, kernel, solver=solver, device=device, **settings)
+
+
+def _stopped(
+    store: GramStore,
+    kernel: str,
+    times: Sequence[float],
+    step: float | None,
+    memory: int | None,
+    out: Path,
+    loo: bool,
+    device: str,
+    **settings: Any,
+) -> list[Measurement]:
+    from kernreg.filters import stop_at
+    from kernreg.flowcurve import beyond_memory
+    from kernreg.stopped import measure_stopped
+
+    click.echo(f"{store.path}: {kernel}, n = {store.n}, {len(times)} times", err=True)
+    if why := beyond_memory(store.n, store.t, memory):
+        click.echo(f"{store.path}: {why}", err=True)
+    stops = [stop_at(time, step) for time in times]
+    if why:
+        out.mkdir(parents=True, exist_ok=True)
+        settings |= {"checkpoint": out / f"{store.path.stem}-{kernel}.training", "progress": True}
+    return measure_stopped(store, kernel, stops, memory=memory, **settings)
+
+
+def _refuse_with_time(settings: dict[str, Any]) -> None:
+    """Options that mean nothing for training that stops."""
+    if isinstance(settings["ridge"], str):
+        raise click.UsageError(
+            "--ridge is a number with --time: GCV is told for every time, and --time inf is the end"
+        )
+    if settings["device"] == "cuda":
+        raise click.UsageError("--time is computed on the CPU: leave out --device cuda")
+    for name in ("scratch", "keep_factor"):
+        if settings[name]:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} belongs to a factor on disk, and --time makes none"
+            )
 
 
 def print_results(measurements: Sequence[Measurement], files: Sequence[Path], as_json: bool) -> None:
@@ -131,8 +204,9 @@ def print_results(measurements: Sequence[Measurement], files: Sequence[Path], as
     from kernreg.cli.output import echo_json
     from kernreg.measure import label, verdict
     from kernreg.report import table
+    from kernreg.stopped import early_stopping
 
-    sentences = verdict(measurements)
+    sentences = [*verdict(measurements), *early_stopping(measurements)]
     if as_json:
         results = [{"label": label(m, measurements), **m.to_dict()} for m in measurements]
         echo_json({"results": results, "verdict": sentences, "files": files})

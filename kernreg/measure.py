@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from kernreg.breaks import Break, detect_break
+from kernreg.cholesky import Matrix
 from kernreg.curve import LearningCurve, curve_from_store
 from kernreg.errors import KernregError
 from kernreg.exponent import PowerLawFit, fit_exponent
+from kernreg.filters import Stop
 from kernreg.ridge import RidgeMode
 from kernreg.store import GramStore
 from kernreg.tiled import TiledCholesky
@@ -31,6 +33,8 @@ class Measurement:
         unfit: why an exponent that was asked for is not possible, else "".
         broken: what was found of a break; None if none was looked for or it is not possible.
         unbroken: why a break that was asked for cannot be looked for, else "".
+        stop: when training stopped; None where it went on to the end, which is kernel regression.
+        train: (a,) training loss at the sample counts of a curve that stopped, `kernreg.flowcurve.FlowCurves.train`.
     """
 
     store: GramStore
@@ -40,6 +44,8 @@ class Measurement:
     unfit: str = ""
     broken: Break | None = None
     unbroken: str = ""
+    stop: Stop | None = None
+    train: Matrix | None = None
 
     @property
     def architecture(self) -> str:
@@ -48,9 +54,10 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """The architecture, and the transform of the data if there is one: "vec rotation"."""
+        """The architecture, the transform of the data and the time of training if there are such: "vec rotation, t = 10"."""
         transform = self.store.provenance.get("transform")
-        return f"{self.architecture} {transform['name']}" if transform else self.architecture
+        name = f"{self.architecture} {transform['name']}" if transform else self.architecture
+        return name if self.stop is None else f"{name}, {self.stop}"
 
     @property
     def data(self) -> str:
@@ -78,6 +85,8 @@ class Measurement:
             "unfit": self.unfit,
             "break": None if self.broken is None else self.broken.to_dict(),
             "unbroken": self.unbroken,
+            "stop": None if self.stop is None else self.stop.to_dict(),
+            "train_loss": None if self.train is None else float(self.train[-1]),
         }
 
 
@@ -112,7 +121,14 @@ def measure(
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error
-    measured = Measurement(store, kernel, curve, None)
+    return fitted(Measurement(store, kernel, curve, None), model, window, breaks)
+
+
+def fitted(
+    measured: Measurement, model: str | None, window: tuple[float, float] | None, breaks: bool
+) -> Measurement:
+    """A measurement with the exponent and the break of its curve, or why there are none; see `measure`."""
+    curve = measured.curve
     if model is not None:
         try:
             measured = replace(measured, fit=fit_exponent(curve, model=model, window=window))

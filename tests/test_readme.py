@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/architectures.md", "docs/symmetry.md", "docs/cg.md", "docs/study.md")
+PAGES = (
+    "README.md",
+    "docs/architectures.md",
+    "docs/symmetry.md",
+    "docs/cg.md",
+    "docs/study.md",
+    "docs/flow.md",
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
