@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.cholesky import Matrix
-from kernreg.durable import replace
 from kernreg.errors import KernregError
 from kernreg.lanczos import Probe
 
@@ -19,7 +18,7 @@ Integers = npt.NDArray[np.int64]
 
 # Outcomes of a column.
 RUNNING, CONVERGED, STAGNATED, INDEFINITE = range(4)
-FORMAT = "kernreg-cg-1"
+FORMAT = "kernreg-cg-2"
 
 
 @dataclass
@@ -80,12 +79,7 @@ class State:
         if self.probe is not None:
             arrays |= {"probe": np.hstack([self.probe.v, self.probe.before])}
             arrays |= {"probe_diagonal": np.array(self.probe.diagonal), "probe_off": np.array(self.probe.off)}
-
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, format=np.array(FORMAT), problem=np.array(problem), **arrays)
-
-        replace(path, write)
+        write_archive(path, {"format": FORMAT, "problem": problem, **arrays})
 
 
 _ARRAYS = ("X", "R", "P", "residual", "best", "stuck", "outcome", "taken")
@@ -95,15 +89,16 @@ def load(path: Path, problem: str) -> State | None:
     """The state that a file holds, or None where there is no file.
 
     Raises:
-        KernregError: the file is damaged, of another format, or of another problem.
+        KernregError: the file is damaged, of another format, or of another problem; the system cannot read it.
     """
-    if not path.exists():
-        return None
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}  # checks the CRC of each
+        found = read_archive(path)
         state, known, given = _state(found), str(found["format"]), str(found["problem"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KernregError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError) as error:
         raise KernregError(f"{path} is no state of a solve ({error}): remove it to begin anew") from None
     if known != FORMAT:
         raise KernregError(f"{path} was written by another version of kernreg: remove it to begin anew")

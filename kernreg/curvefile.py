@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.curve import LearningCurve, Replicate
-from kernreg.durable import replace
 from kernreg.errors import KernregError
 from kernreg.provenance import checksum, text_checksum
 from kernreg.spectra import Spectrum
 
 Array = NDArray[Any]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _CURVE = ("samples", "loss", "mse", "error", "loo", "gcv", "anchors", "squared_errors", "squared_targets")
 _REPLICATE = ("loss", "mse", "error", "anchors", "squared_errors")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+class DamagedCurve(KernregError):
+    """A curve file that is not as it was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,23 +79,18 @@ def save(file: CurveFile, path: Path) -> None:
         arrays["held_out"] = file.held_out
     about = json.dumps({**file.about, "checksum": _checksum(arrays)}, sort_keys=True, allow_nan=False)
     arrays["about"] = np.array(about)
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-
-    replace(path, write)
+    write_archive(path, arrays)
 
 
 def load(path: Path) -> CurveFile:
-    """Read a curve file; every number is covered by a checksum.
+    """Read a curve file; every byte is covered by a checksum.
 
     Raises:
-        KernregError: no such file, or a damaged one.
+        DamagedCurve: it is damaged.
+        KernregError: no such file, or the system cannot read it.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_archive(path)
         about = json.loads(str(arrays.pop("about")))
         if about.pop("checksum") != _checksum(arrays):
             raise ValueError("its checksum does not fit")
@@ -111,9 +108,11 @@ def load(path: Path) -> CurveFile:
         return CurveFile(curve, spectrum, arrays.get("held_out"), about)
     except FileNotFoundError:
         raise KernregError(f"there is no curve {path}; run the study again to measure it") from None
-    except _UNREADABLE as error:
+    except OSError as error:
+        raise KernregError(f"cannot read the curve {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KernregError(f"the curve {path} is damaged ({reason}); run the study again") from error
+        raise DamagedCurve(f"the curve {path} is damaged ({reason}); run the study again") from error
 
 
 def _checksum(arrays: Mapping[str, Array]) -> str:
