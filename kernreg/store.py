@@ -29,6 +29,7 @@ from kernreg.provenance import (
     row_hashes,
     versions,
 )
+from kernreg.recut import remains
 from kernreg.shards import Place, Shards
 from kernreg.tiles import Tile, TileGrid
 
@@ -85,7 +86,7 @@ class GramStore:
         """A new store without tiles, open for writing; `kernreg.gram.fill` computes them.
 
         Args:
-            path: folder to make; what a killed `create` left there is taken over.
+            path: folder to make; tiles of these rows and settings that are there, without a main file, are taken over.
             architecture, kernels, dtype, backend, provenance: see `Settings`.
             tile: rows of a tile.
             arrays: x_train, y_train and the others of `Arrays`; of x only hashes are kept.
@@ -96,10 +97,8 @@ class GramStore:
         folder = _folder(path)
         shape, rows = all_rows(arrays)
         settings = Settings(architecture, tuple(kernels), dtype, backend, shape, as_json(provenance or {}))
-        train = TileGrid.triangle(len(rows["train"]), tile)
-        test = TileGrid((0,), train.row_edges).extend(len(rows["test"]), len(rows["train"]), tile)
-        grids = {"train": train, "test": test}
-        contents = gramfile.Contents(settings, rows, grids, tile, versions(), gramfile.now())
+        n, t = len(rows["train"]), len(rows["test"])
+        TileGrid.triangle(n, tile)  # refuses tiles of no rows, before anything is made
         try:
             (folder / gramfile.TILES).mkdir(parents=True, exist_ok=True)
             sync(folder.parent)
@@ -112,6 +111,11 @@ class GramStore:
                     f"{folder} holds a store already; open it, or choose another folder (--out)"
                 )
             sweep(folder, folder / gramfile.TILES)
+            found = remains(folder, settings, rows)
+            train = TileGrid(found.train, found.train, symmetric=True).extend(n, n, tile)
+            grids = {"train": train, "test": TileGrid(found.test, train.row_edges).extend(t, n, tile)}
+            settings = replace(settings, backends=found.backends)
+            contents = gramfile.Contents(settings, rows, grids, tile, versions(), gramfile.now())
             gramfile.write_main(folder, contents)
         except BaseException:
             lock.release()
