@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +69,20 @@ def describe(store: GramStore) -> dict[str, Any]:
         "tiles_done": tiles - len(missing),
         "tiles_by_backend": dict(sorted(made_by.items())),
         "complete": not missing,
-        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "bytes": _bytes(store.path),
         "created": store.created,
         "versions": dict(store.versions),
     }
+
+
+def _bytes(folder: Path) -> int:
+    """Of the files in a folder; a writer may rename and remove some meanwhile."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(where, name)).st_size
+    return total
 
 
 def _made_by(store: GramStore, place: Place) -> str:

@@ -6,9 +6,9 @@ The only file that knows HDF5; docs/format.md describes what it writes. Nothing 
 from __future__ import annotations
 
 import datetime
-import errno
 import io
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,6 @@ MAIN = "gram.h5"
 TILES = "tiles"
 PARTS = ("train", "test")
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
-_NOT_ITS_FAULT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.ENOLCK)
 
 
 class TileError(KernregError):
@@ -145,8 +144,7 @@ def read_main(folder: Path) -> Contents:
         with h5py.File(io.BytesIO(image), "r") as file:
             return _contents(file)
     except _UNREADABLE as error:
-        if getattr(error, "errno", None) in _NOT_ITS_FAULT:
-            raise KernregError(f"cannot open {path}: {_line(error)}") from error
+        _require_damage(error, path)
         raise KernregError(
             f"{path} cannot be used: {_line(error)}; move {MAIN} away and run the same `kernreg gram` "
             "command again: it keeps the finished tiles"
@@ -246,9 +244,15 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        if getattr(error, "errno", None) in _NOT_ITS_FAULT:
-            raise KernregError(f"cannot open {path}: {_line(error)}") from error
+        _require_damage(error, path)
         raise TileError(path, f"cannot be used: {_line(error)}") from error
+
+
+def _require_damage(error: Exception, path: Path) -> None:
+    """Raise KernregError if the system could not read a file: that says nothing about the file."""
+    number = getattr(error, "errno", None)
+    if number is not None:
+        raise KernregError(f"cannot read {path}: {os.strerror(number)}") from error
 
 
 def now() -> str:

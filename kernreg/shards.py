@@ -36,7 +36,11 @@ class Shards:
 
     def missing(self, places: list[Place]) -> list[Place]:
         """Those of the tiles that have no file."""
-        present = {entry.name for entry in os.scandir(self.folder)} if self.folder.is_dir() else set()
+        try:
+            with os.scandir(self.folder) as entries:
+                present = {entry.name for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            present = set()
         return [(part, tile) for part, tile in places if gramfile.shard_name(part, tile) not in present]
 
     def read(self, part: str, tile: Tile, kernel: str) -> Array:
