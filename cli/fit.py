@@ -107,13 +107,15 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     """
     from kernreg.curve import beyond_memory
     from kernreg.device import choose
+    from kernreg.durable import require_folder
     from kernreg.measure import measure
     from kernreg.results import save
     from kernreg.tiled import TiledCholesky
 
     kernel, model, named = (settings.pop(name) for name in ("kernel", "model", "device"))
     limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
-    solver = TiledCholesky(**limits, progress=True)
+    solver = TiledCholesky(**limits, keep_curve=True, progress=True)
+    require_folder(out)
     measurements = []
     for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
@@ -123,7 +125,11 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
                 click.echo(f"{store.path}: {why}", err=True)
             asked = model if exponent else None
             measurements.append(measure(store, name, model=asked, solver=solver, device=device, **settings))
-    print_results(measurements, save(measurements, out), as_json)
+    files = save(measurements, out)
+    for measurement in measurements:
+        if measurement.curve.traffic is not None and not solver.keep_factor:
+            measurement.curve.traffic.discard()
+    print_results(measurements, files, as_json)
 
 
 def print_results(measurements: Sequence[Measurement], files: Sequence[Path], as_json: bool) -> None:

@@ -17,12 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernreg.curvefile import digest_of, load, save
+from kernreg.curvefile import DamagedCurve, digest_of, load, save
 from kernreg.data import Dataset, describe, identity
 from kernreg.data import load as load_data
 from kernreg.data.registry import find
 from kernreg.data.subsample import split_sizes
-from kernreg.durable import Lock, refusal, replace
+from kernreg.durable import Lock, refusal, write_text
 from kernreg.entries import Entry, entries_of, label
 from kernreg.errors import KernregError
 from kernreg.gram import build
@@ -135,7 +135,7 @@ class Study:
             raise refusal(error, self.folder) from error
         lock = Lock(self.folder)
         try:
-            replace(self.folder / FILE, lambda partial: _write(partial, self.file.source))
+            write_text(self.folder / FILE, self.file.source)
             with Work(plan.seconds or 0.0, progress) as work:
                 for number, task in enumerate(waiting, 1):
                     work.begin(
@@ -251,7 +251,10 @@ class Study:
             path = self.curve_path(entry)
             assert path is not None
             try:
-                save(measured_curve(store, entry, self.file.fit, memory), path)
+                measured = measured_curve(store, entry, self.file.fit, memory)
+                save(measured, path)
+                if measured.curve.traffic is not None:
+                    measured.curve.traffic.discard()
             except KernregError as error:
                 raise KernregError(f"{self.label(entry)}: {error}") from error
             work.advance((task.curve_seconds or 0.0) / len(entries))
@@ -273,9 +276,5 @@ class Study:
 def _drop_if_damaged(path: Path) -> None:
     try:
         load(path)
-    except KernregError:
+    except DamagedCurve:
         path.unlink()  # it is measured again
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.blocks import TILES, Blocks
 from kernreg.cholesky import Matrix
-from kernreg.durable import replace
 from kernreg.errors import KernregError
 from kernreg.panel import Panel
 from kernreg.prefix import (
@@ -88,6 +88,7 @@ def sweep(
         sum(part.factor_written for part in traffic),
         gram.read_bytes,
         traffic[0].blocks,
+        work.folder,
     )
     return Sweep(errors, None if sums[0] is None else cross_validation(sums[0]), moved)
 
@@ -116,7 +117,7 @@ class _Part:
                 scratch = factor.scratch
                 self._moved = (scratch.read_bytes, scratch.written_bytes)
                 cut = np.array([factor.blocks.tile, factor.blocks.panel])
-            _save(result, {**_arrays(errors), "cut": cut, **({} if sums is None else {"sums": sums})})
+            write_archive(result, {**_arrays(errors), "cut": cut, **({} if sums is None else {"sums": sums})})
         self._work.gram.read_bytes += self._gram.read_bytes
         place = self._work.place(self._start, self._stop)
         if not (self._n == len(self._work.gram) and self._work.solver.keep_factor):
@@ -199,7 +200,7 @@ class _Part:
         """What `compute` returns, or what an earlier run kept of it."""
         path = self._work.place(self._start, self._stop) / f"{name}-{self._name}.npz"
         if not path.exists():
-            _save(path, compute())
+            write_archive(path, compute())
         return _load(path)
 
 
@@ -222,17 +223,12 @@ def _errors_of(arrays: Arrays) -> PrefixErrors:
     return PrefixErrors(arrays["summed"], arrays.get("mistakes"), arrays["squared_errors"])
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-
-    replace(path, write)
-
-
 def _load(path: Path) -> Arrays:
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise KernregError(f"{path} cannot be used: {error}; delete it, it is computed again") from None
+        return read_archive(path)
+    except OSError as error:
+        raise KernregError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise KernregError(
+            f"{path} cannot be used: {error}; delete this file, it is computed again"
+        ) from None
