@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import IO, Any
 
@@ -36,7 +40,7 @@ class Failure(click.ClickException):
 
 
 class Interrupted(Failure):
-    """Ctrl-C, which shells know as status 130."""
+    """Ctrl-C or SIGTERM, as a batch system sends at the time limit; shells know it as status 130."""
 
     exit_code = 130
 
@@ -53,19 +57,48 @@ class Commands(click.Group):
         command: click.Command = import_module(f"kernreg.cli.{cmd_name}").command
         return command
 
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        with _interruptible():
+            return super().main(*arguments, **settings)
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        with _told():
+            return super().make_context(*arguments, **settings)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _told():
             return super().invoke(ctx)
-        except (KernregError, NotImplementedError) as error:
-            raise Failure(str(error)) from error
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; finished tiles are kept, the same command goes on") from None
-        except MemoryError:
-            raise Failure("not enough memory; use a smaller --n or --memory") from None
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            raise Failure(_reason(error)) from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a user can act on becomes a `Failure`."""
+    try:
+        yield
+    except (KernregError, NotImplementedError) as error:
+        raise Failure(str(error)) from error
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; finished tiles are kept, the same command goes on") from None
+    except MemoryError:
+        raise Failure("not enough memory; use a smaller --n or --memory") from None
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        raise Failure(_reason(error)) from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM are a KeyboardInterrupt inside; what they were before, they are behind it."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _reason(error: OSError) -> str:
