@@ -11,6 +11,7 @@ import datetime
 import errno
 import functools
 import itertools
+import multiprocessing
 import os
 import resource
 import signal
@@ -65,6 +66,7 @@ def run(order: Order) -> None:
         file = os.open(f"{order.said}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, number)
         os.close(file)
+    multiprocessing.set_start_method("fork", force=True)  # as a fresh interpreter has it, for tqdm's lock
     os.chdir(order.folder)
     if order.small:
         _make_small(beyond_memory="--scratch" in order.arguments)

@@ -26,6 +26,7 @@ from kernreg.cgstate import load
 from kernreg.errors import KernregError
 
 ATTEMPTS = 40
+FITS = 0.25  # how often the reader that takes long is among the readers
 FAILURES = ("lost", "wrong", "hung", "traceback", "crashed", "unclear", "stuck")
 
 
@@ -34,16 +35,18 @@ class Verdict:
     """What became of a fault.
 
     Attributes:
-        refusals: the lines that commands refused with, the job's own and the readers'.
+        refusals: the lines that the job's commands and `kernreg verify` refused with, from the fault on.
+        unread: those of the readers.
         problems: (one of `FAILURES`, what) for everything that must not happen.
     """
 
     refusals: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def outcome(self) -> str:
-        """ "recovered", "refused" (and recovered by the remedies named), or the first problem."""
+        """ "recovered" without a word, "refused" in one line and then recovered, or the first problem."""
         if self.problems:
             return self.problems[0][0]
         return "refused" if self.refusals else "recovered"
@@ -54,6 +57,7 @@ def judge(scene: Scene) -> Verdict:
     verdict = Verdict()
     for ended in scene.ended:
         manners(ended, verdict)
+        verdict.refusals += ended.errors
     for put_right in scene.undo:
         put_right()
     kept, state = _kept(scene), _iterations(scene)
@@ -131,13 +135,13 @@ def _read(scene: Scene, verdict: Verdict, must: bool) -> None:
     out = scene.box / "arrays.npz"
     out.unlink(missing_ok=True)
     commands: list[tuple[str, ...]] = [(READ, scene.store, str(out)), ("info", scene.store)]
-    if scene.job.reader is not None and (must or scene.rng.random() < 0.25):
+    if scene.job.reader is not None and scene.rng.random() < FITS:
         commands.append(scene.job.reader(scene.store))
     for command in commands:
         ended = scene.run(command)
         manners(ended, verdict)
         if ended.status:
-            verdict.refusals += ended.errors
+            verdict.unread += ended.errors
             if must:
                 verdict.problems.append(("stuck", f"{command[0]} refuses after all: {ended.errors}"))
     if out.exists():
@@ -205,7 +209,7 @@ def remedy(refusal: str, scene: Scene) -> bool:
         (r"^verify: ", lambda match: None),
         (r"(?:tile )?(\S+) .*delete this file", forget),
         (r"(\S+) cannot be used: .*move gram\.h5 away", away),
-        (r"(\S+) (?:is|was) .*: remove it to begin anew", forget),
+        (r"(\S+) (?:is|was) .*remove it to begin anew", forget),
         (r"cannot write (\S+): .*remove what is in its place", forget),
         (r"delete (\S+), it is computed again", forget),
         (r"run the (?:study|same command) again", lambda match: None),

@@ -106,12 +106,14 @@ class Running:
             os.kill(self._pid, signal.SIGKILL)
             status = self._wait(LIMIT)
             assert status is not None
-        out, err = (
-            Path(f"{self._order.said}{suffix}").read_text(encoding="utf-8", errors="replace")
-            for suffix in (".out", ".err")
-        )
+        out, err = _said(self._order, ".out"), _said(self._order, ".err")
         seconds = time.monotonic() - self._began
         return Ended(self._order.arguments, status, out, err, tuple(self._sent), seconds, hung)
+
+
+def _said(order: Order, suffix: str) -> str:
+    path = Path(f"{order.said}{suffix}")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""  # killed at once
 
 
 class Server:
