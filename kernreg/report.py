@@ -36,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "kernreg",  # the same figure is the same file
 }
+PNG_DPI = 200
 SHOWN_FROM = 4  # samples; before that there is nothing to see but the first samples
 
 
@@ -97,7 +98,7 @@ def figure(
 
 def save_page(page: Any, png: Path, svg: Path) -> None:
     """A figure of matplotlib as two files, each whole or absent. Raises KernregError: the disk refuses."""
-    replace(png, lambda partial: page.savefig(partial, format="png", dpi=200))
+    replace(png, lambda partial: page.savefig(partial, format="png", dpi=PNG_DPI))
     replace(svg, lambda partial: page.savefig(partial, format="svg", metadata={"Date": None}))
 
 

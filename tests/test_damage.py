@@ -154,7 +154,9 @@ def test_what_is_no_file_is_no_tile(folder: Path, what: str) -> None:
         damaged(folder).symlink_to(damaged(folder) if what == "loop" else "nowhere")
     assert store.missing() == [("train", store.grids["train"].tile(1, 2))]
     if what == "folder":
-        with pytest.raises(KernregError, match=r"train-00001-00002.h5: is a directory; remove what is in its"):
+        with pytest.raises(
+            KernregError, match=r"train-00001-00002.h5: is a directory; remove what is in its"
+        ):
             filled(store)
         damaged(folder).rmdir()
     np.testing.assert_array_equal(filled(store).train("ntk"), numbers("train")["ntk"][:N, :N])

@@ -20,8 +20,9 @@ from faults.jobs import READER
 from faults.scene import Scene
 
 Play = Callable[[Scene], None]
-EVERY = ("gram", "fit", "solve", "study")
-STORED = ("gram", "fit", "solve")
+# By how often they are drawn: drawing figures takes long.
+EVERY = ("gram", "gram", "gram", "fit", "fit", "solve", "solve", "solve", "study")
+STORED = EVERY[:-1]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 `run` is what the fork does: what it says goes to files, faults are planted, and then the command line runs as
 `python -m kernreg` runs it. Of the library nothing is replaced but constants: small tiles and panels, a state after every
-iteration, so that a job of a second has as many steps as one of days.
+iteration, coarse pictures, so that a job of a second has as many steps as one of days.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ def run(order: Order) -> None:
 def _make_small(beyond_memory: bool) -> None:
     cg, blocks = import_module("kernreg.cg"), import_module("kernreg.blocks")
     constants: dict[str, dict[str, Any]] = {
+        "kernreg.drawing": {"PNG_DPI": 20},
+        "kernreg.report": {"PNG_DPI": 20},
         "kernreg.plan": {"SMALLEST": TILE, "LARGEST": TILE, "MOST_SHARDS": 10**6},
         "kernreg.tiled": {"choose_blocks": lambda n, *_: blocks.Blocks(n, TILE, 2 * TILE)},
         "kernreg.cg": {"ConjugateGradients": functools.partial(cg.ConjugateGradients, checkpoint_seconds=0)},

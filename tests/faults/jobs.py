@@ -31,6 +31,7 @@ settings = { size = 4, channels = 1, classes = 3, signal = 0.5 }
 
 [fit]
 ridge = 1e-3
+spectrum = 0
 
 [[architecture]]
 preset = "fcn"
@@ -60,6 +61,7 @@ class Job:
         given: files that the earlier commands have made.
         work: patterns of files that hold finished work: none of them may be made twice.
         lasting: of those, the ones that are superseded only by the result itself.
+        result: the file that ends the job: behind it only tiles need not be made twice.
         numbers: folder, store → what must be equal, by name.
         reader: of a store → a command that must give the right numbers in `READER`, or refuse.
         small, fresh: whether constants are small, and whether the interpreter is a new one.
@@ -71,6 +73,7 @@ class Job:
     work: tuple[str, ...]
     numbers: Callable[[Path, str], Mapping[str, str]]
     lasting: tuple[str, ...] = ()
+    result: str = ""
     reader: Callable[[str], tuple[str, ...]] | None = None
     small: bool = True
     fresh: bool = False
@@ -151,6 +154,7 @@ JOBS = {
             given=(STORE,),
             work=(TILES, *(f"scratch/*/*/{name}" for name in ("panel-*", "test-*.npz", "loo-*.npz"))),
             lasting=("scratch/*/curve-*.npz",),
+            result="fit/fit.json",
             numbers=_fit_numbers,
         ),
         Job(
@@ -158,6 +162,7 @@ JOBS = {
             commands=lambda store: (gram(store), ("solve", store, *SOLVE)),
             given=(STORE,),
             work=(TILES,),
+            result="x.solution.h5",
             numbers=_solution_numbers,
         ),
         Job(

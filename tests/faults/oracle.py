@@ -26,7 +26,7 @@ from kernreg.cgstate import load
 from kernreg.errors import KernregError
 
 ATTEMPTS = 40
-FITS = 0.25  # how often the reader that takes long is among the readers
+FITS = 0.2  # how often the reader that takes long is among the readers
 FAILURES = ("lost", "wrong", "hung", "traceback", "crashed", "unclear", "stuck")
 
 
@@ -65,19 +65,13 @@ def judge(scene: Scene) -> Verdict:
     journal = scene.box / "recovery"
     journal.touch()
     _recover(scene, journal, verdict)
-    folder = scene.folder.resolve()
-    again = [
-        str(Path(line).relative_to(folder))
-        for line in journal.read_text().splitlines()
-        if line.startswith(str(folder))
-    ]
-    for name in sorted(kept & set(again)):
-        verdict.problems.append(("lost", f"{name} was finished, and was made again"))
-    saved = sum(name.endswith(".state") for name in again)
+    again = _put(scene, journal)
+    before = again[: again.index(scene.job.result)] if scene.job.result in again else again
+    twice = {name for name in kept if name in (again if name.endswith(".h5") else before)}
+    verdict.problems += [("lost", f"{name} was finished, and was made again") for name in sorted(twice)]
+    saved = sum(name.endswith(".state") for name in before)
     if state and saved > scene.whole.states - state:
-        verdict.problems.append(
-            ("lost", f"the state of iteration {state} was not used: {saved} states were saved")
-        )
+        verdict.problems.append(("lost", f"iteration {state} was saved, and {saved} more after it"))
     _compare(scene, verdict)
     if not verdict.problems:
         _read(scene, verdict, must=True)
@@ -106,13 +100,17 @@ def manners(ended: Ended, verdict: Verdict) -> None:
 def _kept(scene: Scene) -> set[str]:
     """Finished work that nothing may make twice."""
     lasting: set[str] = set()
-    if scene.journal.exists() and not (scene.folder / "fit" / "fit.json").exists():
-        put = [Path(line) for line in scene.journal.read_text().splitlines()]
+    if scene.journal.exists() and not (scene.folder / scene.job.result).is_file():
         # The journal is written before a file is in place; a kill may have come between.
-        inside = [p for p in put[:-1] if p.is_relative_to(scene.folder)]
-        names = [p.relative_to(scene.folder) for p in inside]
-        lasting = {n.as_posix() for n in names if any(n.match(pattern) for pattern in scene.job.lasting)}
+        names = _put(scene, scene.journal)[:-1]
+        lasting = {name for name in names if any(Path(name).match(pattern) for pattern in scene.job.lasting)}
     return (set(scene.work()) | lasting) - scene.damaged
+
+
+def _put(scene: Scene, journal: Path) -> list[str]:
+    """The files that a journal says were put in place, in their order."""
+    lines = (Path(line) for line in journal.read_text().splitlines())
+    return [path.relative_to(scene.folder).as_posix() for path in lines if path.is_relative_to(scene.folder)]
 
 
 def _iterations(scene: Scene) -> int:
