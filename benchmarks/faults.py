@@ -56,7 +56,6 @@ def read(journal: Path, seed: int) -> dict[int, Row]:
 def work(numbers: list[int], seed: int, folder: str | None, journal: Path) -> None:
     """Play these faults, and write a line for each."""
     with tempfile.TemporaryDirectory(prefix="faults-", dir=folder) as place:
-        os.chmod(place, 0o755)
         campaign = Campaign(Path(place), seed)
         for number in numbers:
             row = campaign.play(number)

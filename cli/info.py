@@ -80,7 +80,7 @@ def _bytes(folder: Path) -> int:
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 total += os.stat(os.path.join(where, name)).st_size
     return total
 

@@ -92,8 +92,8 @@ def _interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM are a KeyboardInterrupt inside; what they were before, they are behind it."""
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, signal.default_int_handler)
+        for known in (signal.SIGINT, signal.SIGTERM):
+            before[known] = signal.signal(known, signal.default_int_handler)
     try:
         yield
     finally:

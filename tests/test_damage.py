@@ -18,6 +18,7 @@ from stores import TILE, N, filled, made, numbers, rows
 
 from kernreg import durable
 from kernreg.architecture import Architecture
+from kernreg.cli.info import describe
 from kernreg.errors import KernregError
 from kernreg.gramfile import TileError
 from kernreg.seal import USER_BLOCK
@@ -204,6 +205,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     with filled(GramStore.open(folder, writer=True)) as store:
         assert store.complete
     assert not list(folder.rglob(f"*{durable.PARTIAL}"))
+
+
+def test_info_beside_a_writer_counts_what_is_there(folder: Path) -> None:
+    store = filled(made(folder))
+    before = describe(store)["bytes"]
+    (folder / "tiles" / "renamed-meanwhile").symlink_to("nowhere")
+    (folder / "tiles" / "loop").symlink_to("loop")
+    assert describe(store)["bytes"] == before > 0
 
 
 def test_a_reader_does_not_write(folder: Path) -> None:

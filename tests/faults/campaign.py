@@ -57,7 +57,6 @@ class Campaign:
     """Faults of a seed, played in a folder."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        """The folder must be one that everybody may enter, for what a user without rights is to find there."""
         self.folder, self.seed, self.deck = folder.resolve(), seed, deck(seed)
         self.server = Server()
         self._wholes: dict[str, Whole] = {}

@@ -180,10 +180,14 @@ def read_only_folder(scene: Scene) -> None:
         shutil.rmtree(scene.folder)
         scene.lay_part()
     folders = [scene.folder, *(p for p in scene.folder.rglob("*") if p.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
-    scene.undo.append(lambda: [folder.chmod(0o755) for folder in folders])
-    scene.note = "mode 555, and a user whom it binds"
+
+    def set_mode(mode: int) -> None:
+        for folder in folders:
+            folder.chmod(mode)
+
+    set_mode(0o555)
+    scene.undo.append(lambda: set_mode(0o755))
+    scene.note = "mode 555"
     scene.play(unprivileged=True)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,11 @@ def manners(ended: Ended, verdict: Verdict) -> None:
     ):
         verdict.problems.append(("traceback", f"{what}: {told}"))
     elif ended.status < 0:
-        if -ended.status not in ended.sent:
+        # Of a KeyboardInterrupt that came inside of an exec, Python dies by SIGINT, however well it was handled.
+        told_twice = (
+            ended.status == -signal.SIGINT and signal.SIGTERM in ended.sent and len(ended.errors) == 1
+        )
+        if -ended.status not in ended.sent and not told_twice:
             verdict.problems.append(("crashed", what))
     elif ended.status and "NOT ok" in ended.out:
         pass  # `kernreg verify` has found damage, and says so in its table
@@ -205,7 +210,7 @@ def remedy(refusal: str, scene: Scene) -> bool:
 
     remedies: tuple[tuple[str, Callable[[re.Match[str]], object]], ...] = (
         (r"^verify: ", lambda match: None),
-        (r"(?:tile )?(\S+) .*delete this file", forget),
+        (r"(\S+) (?:is damaged|cannot be used|belongs to|was made by).*delete this file", forget),
         (r"(\S+) cannot be used: .*move gram\.h5 away", away),
         (r"(\S+) (?:is|was) .*remove it to begin anew", forget),
         (r"cannot write (\S+): .*remove what is in its place", forget),

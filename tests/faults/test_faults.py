@@ -27,7 +27,6 @@ SEED, FAULTS = 6, 44
 @pytest.fixture(scope="module")
 def campaign() -> Iterator[Campaign]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        os.chmod(folder, 0o755)
         yield Campaign(Path(folder), SEED)
 
 
