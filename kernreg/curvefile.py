@@ -56,6 +56,11 @@ def digest_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest_in(path: Path) -> str:
+    """The digest that the name of a curve file ends with."""
+    return path.stem.rpartition("-")[2]
+
+
 def save(file: CurveFile, path: Path) -> None:
     """Write a curve file, atomically.
 
@@ -77,7 +82,8 @@ def save(file: CurveFile, path: Path) -> None:
         arrays["spectrum_ridge"] = np.array(file.spectrum.ridge)
     if file.held_out is not None:
         arrays["held_out"] = file.held_out
-    about = json.dumps({**file.about, "checksum": _checksum(arrays)}, sort_keys=True, allow_nan=False)
+    told = {**file.about, "checksum": _checksum(arrays), "digest": digest_in(path)}
+    about = json.dumps(told, sort_keys=True, allow_nan=False)
     arrays["about"] = np.array(about)
     write_archive(path, arrays)
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernreg.curvefile import DamagedCurve, digest_of, load, save
+from kernreg.curvefile import CurveFile, DamagedCurve, digest_in, digest_of, load, save
 from kernreg.data import Dataset, describe, identity
 from kernreg.data import load as load_data
 from kernreg.data.registry import find
@@ -153,7 +153,7 @@ class Study:
             KernregError: no curve is there yet, or one is damaged.
         """
         files = [(entry, self.curve_path(entry)) for entry in self.entries]
-        measured = [(entry, load(path)) for entry, path in files if path is not None and path.is_file()]
+        measured = [(entry, _load(path)) for entry, path in files if path is not None and path.is_file()]
         if not measured:
             raise KernregError(
                 f"none of the {len(files)} curves of {self.file.name} is in {self.out / CURVES} yet: "
@@ -275,6 +275,13 @@ class Study:
 
 def _drop_if_damaged(path: Path) -> None:
     try:
-        load(path)
+        _load(path)
     except DamagedCurve:
         path.unlink()  # it is measured again
+
+
+def _load(path: Path) -> CurveFile:
+    file = load(path)
+    if file.about["digest"] != digest_in(path):
+        raise DamagedCurve(f"the curve {path} is damaged (it is another one); run the study again")
+    return file

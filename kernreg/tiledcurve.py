@@ -117,7 +117,7 @@ class _Part:
                 scratch = factor.scratch
                 self._moved = (scratch.read_bytes, scratch.written_bytes)
                 cut = np.array([factor.blocks.tile, factor.blocks.panel])
-            write_archive(result, {**_arrays(errors), "cut": cut, **({} if sums is None else {"sums": sums})})
+            _save(result, {**_arrays(errors), "cut": cut, **({} if sums is None else {"sums": sums})})
         self._work.gram.read_bytes += self._gram.read_bytes
         place = self._work.place(self._start, self._stop)
         if not (self._n == len(self._work.gram) and self._work.solver.keep_factor):
@@ -200,7 +200,7 @@ class _Part:
         """What `compute` returns, or what an earlier run kept of it."""
         path = self._work.place(self._start, self._stop) / f"{name}-{self._name}.npz"
         if not path.exists():
-            write_archive(path, compute())
+            _save(path, compute())
         return _load(path)
 
 
@@ -223,12 +223,19 @@ def _errors_of(arrays: Arrays) -> PrefixErrors:
     return PrefixErrors(arrays["summed"], arrays.get("mistakes"), arrays["squared_errors"])
 
 
+def _save(path: Path, arrays: Arrays) -> None:
+    write_archive(path, {**arrays, "name": np.array(path.name)})
+
+
 def _load(path: Path) -> Arrays:
     try:
-        return read_archive(path)
+        arrays = read_archive(path)
+        if str(arrays["name"]) != path.name:
+            raise ValueError(f"it is {arrays['name']}")
+        return arrays
     except OSError as error:
         raise KernregError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise KernregError(
             f"{path} cannot be used: {error}; delete this file, it is computed again"
         ) from None

@@ -319,13 +319,16 @@ def tile_of_another(scene: Scene) -> None:
         scene.note += f"{name} is that of {other.name}; "
 
 
-@fault("tiles swapped", jobs=STORED)
-def tiles_swapped(scene: Scene) -> None:
+@fault("two files swapped", weight=2)
+def swapped(scene: Scene) -> None:
     scene.lay_part()
-    names = scene.files(("*.gram/tiles/*.h5",))
-    if len(names) < 2:
+    names = scene.work()
+    folders = sorted({str(Path(name).parent) for name in names})
+    folder = scene.rng.choice(folders) if folders else ""
+    inside = [name for name in names if str(Path(name).parent) == folder]
+    if len(inside) < 2:
         return
-    one, two = scene.rng.sample(names, 2)
+    one, two = scene.rng.sample(inside, 2)
     first, second = scene.path(one).read_bytes(), scene.path(two).read_bytes()
     scene.path(one).write_bytes(second)
     scene.path(two).write_bytes(first)
