@@ -122,6 +122,7 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     kernreg fit large.gram --memory 4GiB --scratch /fast   a matrix that memory does not hold
     kernreg fit a.gram --time 1:10000:9                training stopped at nine times, and when it should have been
     """
+    from kernreg.durable import require_folder
     from kernreg.flowfigure import save_times
     from kernreg.results import save
     from kernreg.tiled import TiledCholesky
@@ -133,7 +134,8 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     if times:
         _refuse_with_time(settings)
     limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
-    solver = TiledCholesky(**limits, progress=True)
+    solver = TiledCholesky(**limits, keep_curve=True, progress=True)
+    require_folder(out)
     measurements: list[Measurement] = []
     for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
@@ -142,7 +144,11 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
                 measurements += _stopped(store, name, chosen, step, limits["memory"], out, **settings)
             else:
                 measurements.append(_measured(store, name, solver, **settings))
-    print_results(measurements, [*save(measurements, out), *save_times(measurements, out)], as_json)
+    files = [*save(measurements, out), *save_times(measurements, out)]
+    for measurement in measurements:
+        if measurement.curve.traffic is not None and not solver.keep_factor:
+            measurement.curve.traffic.discard()
+    print_results(measurements, files, as_json)
 
 
 def _measured(

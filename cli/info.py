@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +134,13 @@ def describe(store: GramStore) -> dict[str, Any]:
 
 
 def _bytes(folder: Path) -> int:
-    """Of the main file and the tiles, while others may write."""
-    from kernreg.gramfile import MAIN, TILES
-
-    return sum(path.stat().st_size for path in (folder / MAIN, *(folder / TILES).glob("*.h5")))
+    """Of the files in a folder; a writer may rename and remove some meanwhile."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(where, name)).st_size
+    return total
 
 
 def _at_work(claims: list[dict[str, Any]]) -> str:

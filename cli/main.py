@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import IO, Any
 
@@ -44,7 +48,7 @@ class Failure(click.ClickException):
 
 
 class Interrupted(Failure):
-    """Ctrl-C, which shells know as status 130."""
+    """Ctrl-C or SIGTERM, as a batch system sends at the time limit; shells know it as status 130."""
 
     exit_code = 130
 
@@ -67,29 +71,55 @@ class Commands(click.Group):
         command: click.Command = import_module(f"kernreg.cli.{cmd_name}").command
         return command
 
-    def main(self, *arguments: Any, **named: Any) -> Any:
+    def main(self, *arguments: Any, **settings: Any) -> Any:
         # The name of a file may be no text in the encoding of the terminal.
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")
-        return super().main(*arguments, **named)
+        with _interruptible():
+            return super().main(*arguments, **settings)
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        with _told():
+            return super().make_context(*arguments, **settings)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _told():
             return super().invoke(ctx)
-        except (KernregError, NotImplementedError) as error:
-            raise Failure(str(error)) from error
-        except TimeIsUp:
-            raise Again(
-                "stopped ahead of the time limit; finished tiles are kept, the same command goes on"
-            ) from None
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted; finished tiles are kept, the same command goes on") from None
-        except MemoryError:
-            raise Failure("not enough memory; use a smaller --n or --memory") from None
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            raise Failure(_reason(error)) from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a user can act on becomes a `Failure`."""
+    try:
+        yield
+    except (KernregError, NotImplementedError) as error:
+        raise Failure(str(error)) from error
+    except TimeIsUp:
+        raise Again(
+            "stopped ahead of the time limit; finished tiles are kept, the same command goes on"
+        ) from None
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; finished tiles are kept, the same command goes on") from None
+    except MemoryError:
+        raise Failure("not enough memory; use a smaller --n or --memory") from None
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        raise Failure(_reason(error)) from error
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM are a KeyboardInterrupt inside; what they were before, they are behind it."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for known in (signal.SIGINT, signal.SIGTERM):
+            before[known] = signal.signal(known, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _reason(error: OSError) -> str:

@@ -107,6 +107,7 @@ class ConjugateGradients:
             if s is None:
                 s = _begin(A, B, M, start, self.seed)
             else:
+                _require_own(s, A, B, float(diagonal.max()) + ridge, self.checkpoint)
                 s.judge_again(self.rtol)
             saved = time.perf_counter()
             while s.running.size and s.iteration < self.max_iterations:
@@ -185,6 +186,24 @@ def _begin(A: Shifted, B: Matrix, M: Preconditioner | None, start: Matrix | None
     products = 0 if start is None else 1
     best = np.full(c, np.inf)
     return State(X, R, P, residual, best, zeros, outcome, zeros.copy(), probe=probe, products=products)
+
+
+def _require_own(s: State, A: Operator, B: Matrix, largest: float, path: Path | None) -> None:
+    """What a state calls done is measured again: two matrices may have one diagonal. Raises KernregError.
+
+    `largest` bounds the entries of A, so that n·ε·largest·|x| bounds the rounding of a residual.
+    """
+    done = np.flatnonzero(s.outcome == CONVERGED)
+    if not done.size:
+        return
+    X, norms = s.X[:, done], np.linalg.norm(B[:, done], axis=0)
+    residual = relative(np.linalg.norm(B[:, done] - A @ X, axis=0), norms)
+    rounding = A.n * EPS * largest * relative(np.linalg.norm(X, axis=0), norms)
+    if not (residual <= 2 * s.residual[done] + rounding).all():
+        raise KernregError(
+            f"{path} is the state of another problem: a column that it calls done has relative residual "
+            f"{residual.max():.1e}; remove it to begin anew, or give another file"
+        )
 
 
 def _advance(s: State, A: Operator, B: Matrix, M: Preconditioner | None, rtol: float, floor: float) -> None:

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.cholesky import Matrix
-from kernreg.durable import replace
 from kernreg.errors import KernregError, reason
 from kernreg.lanczos import Probe
-from kernreg.npzfile import read_npz
 
 Integers = npt.NDArray[np.int64]
 
 # Outcomes of a column.
 RUNNING, CONVERGED, STAGNATED, INDEFINITE = range(4)
-FORMAT = "kernreg-cg-1"
+FORMAT = "kernreg-cg-2"
 
 
 @dataclass
@@ -80,12 +79,7 @@ class State:
         if self.probe is not None:
             arrays |= {"probe": np.hstack([self.probe.v, self.probe.before])}
             arrays |= {"probe_diagonal": np.array(self.probe.diagonal), "probe_off": np.array(self.probe.off)}
-
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, format=np.array(FORMAT), problem=np.array(problem), **arrays)
-
-        replace(path, write)
+        write_archive(path, {"format": FORMAT, "problem": problem, **arrays})
 
 
 _ARRAYS = ("X", "R", "P", "residual", "best", "stuck", "outcome", "taken")
@@ -95,14 +89,16 @@ def load(path: Path, problem: str) -> State | None:
     """The state that a file holds, or None where there is no file.
 
     Raises:
-        KernregError: the file is damaged, of another format, or of another problem.
+        KernregError: the file is damaged, of another format, or of another problem; the system cannot read it.
     """
-    if not path.exists():
-        return None
     try:
-        found = read_npz(path)  # checks the CRC of each
+        found = read_archive(path)
         state, known, given = _state(found), str(found["format"]), str(found["problem"])
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KernregError(f"cannot read {path}: {error.strerror}") from None
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise KernregError(
             f"{path} is no state of a solve ({reason(error)}): remove it to begin anew"
         ) from None

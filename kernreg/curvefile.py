@@ -16,19 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.curve import LearningCurve, Replicate
-from kernreg.durable import replace
 from kernreg.errors import KernregError, reason
-from kernreg.npzfile import read_npz
 from kernreg.provenance import checksum, text_checksum
 from kernreg.spectra import Spectrum
 
 Array = NDArray[Any]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _CURVE = ("samples", "loss", "mse", "error", "loo", "gcv", "anchors", "squared_errors", "squared_targets")
 _REPLICATE = ("loss", "mse", "error", "anchors", "squared_errors")
-_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+_UNREADABLE = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
+
+
+class DamagedCurve(KernregError):
+    """A curve file that is not as it was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,11 @@ def digest_of(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest_in(path: Path) -> str:
+    """The digest that the name of a curve file ends with."""
+    return path.stem.rpartition("-")[2]
+
+
 def save(file: CurveFile, path: Path) -> None:
     """Write a curve file, atomically.
 
@@ -75,24 +83,21 @@ def save(file: CurveFile, path: Path) -> None:
         arrays["spectrum_ridge"] = np.array(file.spectrum.ridge)
     if file.held_out is not None:
         arrays["held_out"] = file.held_out
-    about = json.dumps({**file.about, "checksum": checksum_of(arrays)}, sort_keys=True, allow_nan=False)
+    told = {**file.about, "checksum": checksum_of(arrays), "digest": digest_in(path)}
+    about = json.dumps(told, sort_keys=True, allow_nan=False)
     arrays["about"] = np.array(about)
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-
-    replace(path, write)
+    write_archive(path, arrays)
 
 
 def load(path: Path) -> CurveFile:
-    """Read a curve file; every number is covered by a checksum.
+    """Read a curve file; every byte is covered by a checksum.
 
     Raises:
-        KernregError: no such file, or a damaged one.
+        DamagedCurve: it is damaged.
+        KernregError: no such file, or the system cannot read it.
     """
     try:
-        arrays = read_npz(path)
+        arrays = read_archive(path)
         about = json.loads(str(arrays.pop("about")))
         if about.pop("checksum") != checksum_of(arrays):
             raise ValueError("its checksum does not fit")
@@ -110,8 +115,10 @@ def load(path: Path) -> CurveFile:
         return CurveFile(curve, spectrum, arrays.get("held_out"), about)
     except FileNotFoundError:
         raise KernregError(f"there is no curve {path}; run the study again to measure it") from None
+    except OSError as error:
+        raise KernregError(f"cannot read the curve {path}: {error.strerror}") from error
     except _UNREADABLE as error:
-        raise KernregError(f"the curve {path} is damaged ({reason(error)}); run the study again") from error
+        raise DamagedCurve(f"the curve {path} is damaged ({reason(error)}); run the study again") from error
 
 
 def checksum_of(arrays: Mapping[str, Array]) -> str:

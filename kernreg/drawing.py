@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernreg.durable import replace
+from kernreg.durable import write_bytes
 from kernreg.report import COLOURS, DASHES, MARKERS, STYLE
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Figure:
         writer.writerow(self.columns)
         writer.writerows([["" if v is None else v for v in row] for row in self.rows])
         for path, content in zip(paths, (self.svg.encode(), self.png, text.getvalue().encode()), strict=True):
-            replace(path, lambda partial, content=content: _write(partial, content))  # type: ignore[misc]
+            write_bytes(path, content)
         return paths
 
     @property
@@ -150,7 +150,3 @@ def plain(axes: Any) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

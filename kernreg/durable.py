@@ -36,7 +36,32 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
     except (OSError, RuntimeError) as error:
         raise refusal(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder for results, before anything is computed. Raises KernregError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise refusal(error, folder / "results") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`replace` a file by these bytes."""
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(content)
+
+    replace(path, write)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`replace` a file by this text in UTF-8, its line ends as they are."""
+    write_bytes(path, text.encode())
 
 
 def create(path: Path, write: Callable[[Path], None]) -> bool:
@@ -93,6 +118,11 @@ def refusal(error: OSError | RuntimeError, path: Path) -> KernregError:
         return KernregError(
             f"cannot write {path}: {cause}; finished tiles are kept: "
             "free some space and run the same command again"
+        )
+    if number in (errno.EISDIR, errno.ENOTDIR):
+        return KernregError(
+            f"cannot write {path}: {os.strerror(number).lower()}; remove what is in its place and run the same "
+            "command again"
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return KernregError(

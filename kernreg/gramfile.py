@@ -6,7 +6,6 @@ The only file that knows HDF5; docs/format.md describes what it writes. Nothing 
 from __future__ import annotations
 
 import datetime
-import errno
 import io
 import json
 import os
@@ -33,7 +32,6 @@ TILES = "tiles"
 PARTS = ("train", "test")
 MOST_TILES = 1 << 20  # of a part; a plan makes 512, extending a store adds to them
 _UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
-_NOT_ITS_FAULT = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.ENOLCK)
 
 
 class TileError(KernregError):
@@ -83,10 +81,17 @@ def shard_name(part: str, tile: Tile) -> str:
     return f"{part}-{tile.row_block:05d}-{tile.column_block:05d}.h5"
 
 
-def begin(settings: Settings, rows: Mapping[str, Rows], tile: int) -> Contents:
-    """What the main file of a new store says."""
-    train = TileGrid.triangle(len(rows["train"]), tile)
-    test = TileGrid((0,), train.row_edges).extend(len(rows["test"]), len(rows["train"]), tile)
+def begin(
+    settings: Settings,
+    rows: Mapping[str, Rows],
+    tile: int,
+    train_edges: tuple[int, ...] = (0,),
+    test_edges: tuple[int, ...] = (0,),
+) -> Contents:
+    """What the main file of a new store says, whose first blocks of rows have these edges."""
+    n, t = len(rows["train"]), len(rows["test"])
+    train = TileGrid(train_edges, train_edges, symmetric=True).extend(n, n, tile)
+    test = TileGrid(test_edges, train.row_edges).extend(t, n, tile)
     return Contents(settings, rows, {"train": train, "test": test}, tile, versions(), now())
 
 
@@ -161,8 +166,7 @@ def read_main(folder: Path) -> Contents:
         with h5py.File(io.BytesIO(image), "r") as file:
             return _contents(file, len(image))
     except _UNREADABLE as error:
-        if getattr(error, "errno", None) in _NOT_ITS_FAULT:
-            raise KernregError(f"cannot open {path}: {_line(error)}") from error
+        _require_damage(error, path)
         raise KernregError(
             f"{path} cannot be used: {_line(error)}; move {MAIN} away and run the same `kernreg gram` "
             "command again: it keeps the finished tiles"
@@ -289,9 +293,15 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        if getattr(error, "errno", None) in _NOT_ITS_FAULT:
-            raise KernregError(f"cannot open {path}: {_line(error)}") from error
+        _require_damage(error, path)
         raise TileError(path, f"cannot be used: {_line(error)}") from error
+
+
+def _require_damage(error: Exception, path: Path) -> None:
+    """Raise KernregError if the system could not read a file: that says nothing about the file."""
+    number = getattr(error, "errno", None)
+    if number is not None:
+        raise KernregError(f"cannot read {path}: {os.strerror(number)}") from error
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from kernreg.breaks import Break
 from kernreg.curve import LearningCurve
+from kernreg.durable import replace, write_text
 from kernreg.errors import KernregError
 from kernreg.exponent import PowerLawFit
 from kernreg.measure import Measurement, label
@@ -34,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "kernreg",  # the same figure is the same file
 }
+PNG_DPI = 200
 SHOWN_FROM = 4  # samples; before that there is nothing to see but the first samples
 
 
@@ -89,9 +92,14 @@ def figure(
         _finish_slopes(right, curves, fits)
         if title:
             page.suptitle(title, fontsize=10)
-        page.savefig(png, dpi=200)
-        page.savefig(svg, metadata={"Date": None})
+        save_page(page, png, svg)
     return png, svg
+
+
+def save_page(page: Any, png: Path, svg: Path) -> None:
+    """A figure of matplotlib as two files, each whole or absent. Raises KernregError: the disk refuses."""
+    replace(png, lambda partial: page.savefig(partial, format="png", dpi=PNG_DPI))
+    replace(svg, lambda partial: page.savefig(partial, format="svg", metadata={"Date": None}))
 
 
 def table(measurements: Sequence[Measurement]) -> str:
@@ -154,13 +162,14 @@ def write_csv(curves: Mapping[str, LearningCurve], path: str | Path) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("curve", "samples", "loss", "mse", "error", "loo", "gcv"))
-        for name, curve in curves.items():
-            columns = (curve.loss, curve.mse, curve.error, curve.loo, curve.gcv)
-            for i, m in enumerate(curve.samples):
-                writer.writerow((name, int(m), *("" if c is None else repr(float(c[i])) for c in columns)))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("curve", "samples", "loss", "mse", "error", "loo", "gcv"))
+    for name, curve in curves.items():
+        columns = (curve.loss, curve.mse, curve.error, curve.loo, curve.gcv)
+        for i, m in enumerate(curve.samples):
+            writer.writerow((name, int(m), *("" if c is None else repr(float(c[i])) for c in columns)))
+    write_text(path, text.getvalue())
     return path
 
 
@@ -186,7 +195,7 @@ def write_json(measurements: Sequence[Measurement], path: str | Path) -> Path:
         }
         records.append(record)
     text = json.dumps(finite(records), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
     return path
 
 

@@ -5,7 +5,7 @@ A folder with `factor.json`, which says of what matrix this is the factor, and `
     column block 0 of the panel, block 1, … each (rows, w) in C order; of a block on the diagonal only the rows
     from the diagonal on are written, the place of the others is a hole
     z = L⁻¹y of the panel's rows, (rows, outputs) in C order
-    16 bytes: xxh3-128 of what was written, in that order
+    16 bytes: xxh3-128 of what factor.json says and of what was written, in that order
 
 A tile is one stretch of a file and is read by one call. Writing and reading run in a thread each. A panel is
 written under a partial name; once all of it is on the disk it is renamed, while the next one is made.
@@ -13,8 +13,10 @@ written under a partial name; once all of it is on the disk it is renamed, while
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -27,11 +29,12 @@ import numpy.typing as npt
 import xxhash
 
 from kernreg.blocks import READ_AHEAD, Blocks
-from kernreg.durable import PARTIAL, refusal, replace, sync
+from kernreg.durable import PARTIAL, refusal, sync, write_text
 from kernreg.errors import KernregError, reason, shown
 from kernreg.plan import show_bytes
+from kernreg.provenance import text_checksum
 
-FORMAT, VERSION = "kernreg-factor", 1
+FORMAT, VERSION = "kernreg-factor", 2
 HEAD = "factor.json"
 _DIGEST = 16
 
@@ -52,6 +55,8 @@ class Scratch:
         self.folder, self.identity, self.blocks, self.outputs = folder, dict(identity), blocks, outputs
         self.dtype = np.dtype(dtype)
         self.read_bytes = self.written_bytes = 0
+        # In the names of half-written files, should a lock have been deleted.
+        self._mine = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._files: dict[int, int] = {}
         self._digests: dict[int, xxhash.xxh3_128] = {}
         self._writer, self._reader = (ThreadPoolExecutor(1, name) for name in ("write", "read"))
@@ -78,10 +83,9 @@ class Scratch:
             scratch = cls.open(folder, identity)
         else:
             scratch = cls(folder, identity, blocks, dtype, outputs)
-            head = {"format": FORMAT, "format_version": VERSION, "identity": scratch.identity}
-            head |= {"n": blocks.n, "tile": blocks.tile, "panel": blocks.panel}
-            head |= {"dtype": scratch.dtype.name, "outputs": outputs}
-            replace(folder / HEAD, lambda path: _write_text(path, json.dumps(head, indent=1)))
+            head = {"format": FORMAT, "format_version": VERSION, **scratch.head}
+            head["checksum"] = text_checksum(_text(scratch.head))
+            write_text(folder / HEAD, json.dumps(head, indent=1))
         for leftover in folder.glob(f"*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
         scratch.require_disk()
@@ -98,6 +102,9 @@ class Scratch:
             head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
             if (head["format"], head["format_version"]) != (FORMAT, VERSION):
                 raise ValueError(f"format {head['format']} {head['format_version']}")
+            told = {key: head[key] for key in ("identity", "n", "tile", "panel", "dtype", "outputs")}
+            if head["checksum"] != text_checksum(_text(told)):
+                raise ValueError("its checksum does not fit")
             blocks = Blocks(*(_whole(head, key) for key in ("n", "tile", "panel")))
             known, dtype, outputs = dict(head["identity"]), head["dtype"], _whole(head, "outputs")
             if dtype not in ("float32", "float64"):
@@ -106,8 +113,13 @@ class Scratch:
                 raise ValueError(f"n is {blocks.n}, and its rows are {shown(known['rows'])}")
         except FileNotFoundError:
             raise KernregError(f"{folder} holds no factor: {HEAD} is missing") from None
-        except (OSError, ValueError, LookupError, TypeError, RecursionError, KernregError) as error:
-            raise KernregError(f"{folder / HEAD} cannot be used: {reason(error)}; delete {folder}") from None
+        except OSError as error:
+            raise KernregError(f"cannot read {folder / HEAD}: {error.strerror}") from None
+        except (ValueError, LookupError, TypeError, RecursionError, KernregError) as error:
+            raise KernregError(
+                f"{folder / HEAD} cannot be used: {reason(error)}; delete this file and run the same command again: "
+                "it keeps the finished panels"
+            ) from None
         for field, value in (identity or {}).items():
             if known.get(field) != value:
                 raise KernregError(
@@ -115,6 +127,13 @@ class Scratch:
                     f"not {shown(value)}; choose another folder (--scratch)"
                 )
         return cls(folder, known, blocks, dtype, outputs)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What `factor.json` says of the panels, JSON-able."""
+        blocks, dtype = self.blocks, self.dtype.name
+        cut = {"n": blocks.n, "tile": blocks.tile, "panel": blocks.panel}
+        return {"identity": self.identity, **cut, "dtype": dtype, "outputs": self.outputs}
 
     def path(self, p: int) -> Path:
         """File of panel p."""
@@ -142,7 +161,7 @@ class Scratch:
             KernregError: damaged; names the file.
         """
         self._files[p] = file = os.open(self.path(p), os.O_RDONLY)
-        digest = xxhash.xxh3_128()
+        digest = xxhash.xxh3_128(_text(self.head).encode())
         try:
             for offset, count in self._stretches(p):
                 for start in range(0, count, self._ring[0].size):
@@ -156,17 +175,18 @@ class Scratch:
         except EOFError:
             written = b""
         if written != digest.digest():
-            raise KernregError(f"{self.path(p)} is damaged; delete {self.folder}, it is computed again")
+            raise KernregError(f"{self.path(p)} is damaged; delete this file, it is computed again")
         return z
 
     def create(self, p: int) -> None:
         """Begin the file of panel p."""
-        partial = self.path(p).with_name(self.path(p).name + PARTIAL)
+        partial = self._partial(p)
         try:
             self._files[p] = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         except OSError as error:
             raise refusal(error, partial) from error
-        self._digests[p] = xxhash.xxh3_128()  # one each: the next panel begins before this one is committed
+        # One each: the next panel begins before this one is committed.
+        self._digests[p] = xxhash.xxh3_128(_text(self.head).encode())
 
     def put(self, p: int, k: int, block: npt.NDArray[Any]) -> None:
         """Write the lower rows of column block k of panel p, in the background: block stays as it is."""
@@ -215,7 +235,8 @@ class Scratch:
         self._reader.shutdown(cancel_futures=True)
         for p, file in self._files.items():
             os.close(file)
-            self.path(p).with_name(self.path(p).name + PARTIAL).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._partial(p).unlink()
         self._files.clear()
 
     def _submit(self, work: Any, *arguments: Any) -> None:
@@ -237,7 +258,7 @@ class Scratch:
             end = self._tail(p) + self._rows(p) * self.outputs * 8
             os.pwrite(self._files[p], self._digests.pop(p).digest(), end)
             os.fsync(self._files[p])
-            os.replace(self.path(p).with_name(self.path(p).name + PARTIAL), self.path(p))
+            os.replace(self._partial(p), self.path(p))
             sync(self.folder)
         except OSError as error:
             raise refusal(error, self.path(p)) from error
@@ -251,6 +272,9 @@ class Scratch:
         _read(self._files[p], tile, self._place(p, k) + inside)
         self.read_bytes += tile.nbytes
         return tile
+
+    def _partial(self, p: int) -> Path:
+        return self.path(p).with_name(f"{self.path(p).name}.{self._mine}{PARTIAL}")
 
     def _rows(self, p: int) -> int:
         top, bottom = self.blocks.panels[p]
@@ -287,5 +311,5 @@ def _whole(head: Mapping[str, Any], key: str) -> int:
     return int(head[key])
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _text(head: Mapping[str, Any]) -> str:
+    return json.dumps(head, sort_keys=True)

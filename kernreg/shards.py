@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from kernreg import gramfile
+from kernreg.durable import refusal
 from kernreg.errors import KernregError
 from kernreg.gramfile import Contents
 from kernreg.provenance import Array, checksum
@@ -36,7 +37,11 @@ class Shards:
 
     def missing(self, places: list[Place]) -> list[Place]:
         """Those of the tiles that have no file."""
-        present = {entry.name for entry in os.scandir(self.folder)} if self.folder.is_dir() else set()
+        try:
+            with os.scandir(self.folder) as entries:
+                present = {entry.name for entry in entries if _is_file(entry)}
+        except (FileNotFoundError, NotADirectoryError):
+            present = set()
         return [(part, tile) for part, tile in places if gramfile.shard_name(part, tile) not in present]
 
     def read(self, part: str, tile: Tile, kernel: str) -> Array:
@@ -76,6 +81,10 @@ class Shards:
                     f"{kernel} of {part} row {tile.row_start + i} and train row {tile.column_start + j} "
                     f"came out as {K[i, j]} in {settings.dtype}: rescale the rows, or use --dtype float64"
                 )
+        try:
+            self.folder.mkdir(exist_ok=True)  # someone may have deleted it
+        except OSError as error:
+            raise refusal(error, self.folder) from error
         kept = {kernel: values[kernel] for kernel in settings.kernels}
         identity = {**self._identity(part, tile), "backend": settings.backend}
         gramfile.write_shard(self.path(part, tile), kept, identity)
@@ -96,3 +105,10 @@ class Shards:
             "rows_hash": checksum(rows[part].hashes[tile.rows]),
             "columns_hash": checksum(rows["train"].hashes[tile.columns]),
         }
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False

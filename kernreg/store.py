@@ -30,6 +30,7 @@ from kernreg.provenance import (
     row_hashes,
     versions,
 )
+from kernreg.recut import remains
 from kernreg.shards import Place, Shards
 from kernreg.tiles import Tile, TileGrid
 
@@ -87,7 +88,7 @@ class GramStore:
         """A new store without tiles, open for writing; `kernreg.gram.fill` computes them.
 
         Args:
-            path: folder to make; what a killed `create` left there is taken over.
+            path: folder to make; tiles of these rows and settings that are there, without a main file, are taken over.
             architecture, kernels, dtype, backend, provenance: see `Settings`.
             tile: rows of a tile.
             shared: several processes create and fill it together: the first one's is taken.
@@ -99,7 +100,7 @@ class GramStore:
         folder = gramfile.folder_of(path)
         shape, rows = all_rows(arrays)
         settings = Settings(architecture, tuple(kernels), dtype, backend, shape, as_json(provenance or {}))
-        contents = gramfile.begin(settings, rows, tile)
+        gramfile.begin(settings, rows, tile)  # refuses tiles of no rows, before anything is made
         try:
             (folder / gramfile.TILES).mkdir(parents=True, exist_ok=True)
             sync(folder.parent)
@@ -107,16 +108,19 @@ class GramStore:
             raise refusal(error, folder) from error
         lock = Lock(folder, shared=shared)
         try:
-            if shared:
-                gramfile.write_main(folder, contents, first=True)
-                return cls(folder, gramfile.read_main(folder), lock)
-            if (folder / gramfile.MAIN).exists():
+            exists = (folder / gramfile.MAIN).exists()
+            if exists and not shared:
                 raise KernregError(
                     f"{folder} holds a store already; open it, or choose another folder (--out)"
                 )
-            tidy(folder)
-            gramfile.write_main(folder, contents)
-            return cls(folder, contents, lock)
+            if not shared:
+                tidy(folder)
+            if not exists:
+                found = remains(folder, settings, rows)
+                settings = replace(settings, backends=found.backends)
+                contents = gramfile.begin(settings, rows, tile, found.train, found.test)
+                gramfile.write_main(folder, contents, first=shared)
+            return cls(folder, gramfile.read_main(folder), lock)
         except BaseException:
             lock.release()
             raise

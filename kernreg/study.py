@@ -17,12 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernreg.curvefile import digest_of, load, save
+from kernreg.curvefile import CurveFile, DamagedCurve, digest_in, digest_of, load, save
 from kernreg.data import Dataset, describe, identity
 from kernreg.data import load as load_data
 from kernreg.data.registry import find
 from kernreg.data.subsample import split_sizes
-from kernreg.durable import Lock, refusal, replace
+from kernreg.durable import Lock, refusal, write_text
 from kernreg.entries import Entry, entries_of, label
 from kernreg.errors import KernregError
 from kernreg.gram import build
@@ -151,7 +151,7 @@ class Study:
             raise refusal(error, self.folder) from error
         lock = Lock(self.folder)
         try:
-            replace(self.folder / FILE, lambda partial: _write(partial, self.file.source))
+            write_text(self.folder / FILE, self.file.source)
             with Work(plan.seconds or 0.0, progress) as work:
                 for number, task in enumerate(waiting, 1):
                     work.begin(
@@ -173,7 +173,7 @@ class Study:
             KernregError: no curve is there yet, or one is damaged.
         """
         files = [(entry, self.curve_path(entry)) for entry in self.entries]
-        measured = [(entry, load(path)) for entry, path in files if path is not None and path.is_file()]
+        measured = [(entry, _load(path)) for entry, path in files if path is not None and path.is_file()]
         if not measured:
             raise KernregError(
                 f"none of the {len(files)} curves of {self.file.name} is in {self.out / CURVES} yet: "
@@ -276,7 +276,10 @@ class Study:
             path = self.curve_path(entry)
             assert path is not None
             try:
-                save(measured_curve(store, entry, self.file.fit, memory), path)
+                measured = measured_curve(store, entry, self.file.fit, memory)
+                save(measured, path)
+                if measured.curve.traffic is not None:
+                    measured.curve.traffic.discard()
             except KernregError as error:
                 raise KernregError(f"{self.label(entry)}: {error}") from error
             work.advance((task.curve_seconds or 0.0) / len(entries))
@@ -310,10 +313,13 @@ class Study:
 
 def _drop_if_damaged(path: Path) -> None:
     try:
-        load(path)
-    except KernregError:
+        _load(path)
+    except DamagedCurve:
         path.unlink()  # it is measured again
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _load(path: Path) -> CurveFile:
+    file = load(path)
+    if file.about["digest"] != digest_in(path):
+        raise DamagedCurve(f"the curve {path} is damaged (it is another one); run the study again")
+    return file

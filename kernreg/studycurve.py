@@ -26,6 +26,9 @@ def measured_curve(store: GramStore, entry: Entry, fit: Fit, memory: int | str |
     Args:
         store: complete for the entry's rows, which are its leading ones.
 
+    Returns:
+        What is to be saved. A curve beyond memory stays on disk until its `traffic` is discarded.
+
     Raises:
         KernregError: as `learning_curve`.
     """
@@ -34,7 +37,7 @@ def measured_curve(store: GramStore, entry: Entry, fit: Fit, memory: int | str |
     rows = [store.rows_train[:n], store.rows_test[:t], y, y_test]
     leading = min(n, fit.spectrum)
     part = store.train(kernel, leading) if leading > 1 else None
-    solver = TiledCholesky(memory=memory)
+    solver = TiledCholesky(memory=memory, keep_curve=True)
     if beyond_memory(store, solver, n):
         if store.t != t:
             raise KernregError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from kernreg import __version__
 from kernreg.drawing import Figure
-from kernreg.durable import refusal, replace
+from kernreg.durable import refusal, write_text
 from kernreg.ladder import Group, groups, sentences
 from kernreg.outcomes import Outcomes
 from kernreg.report import finite
@@ -62,7 +62,7 @@ def report(outcomes: Outcomes, folder: Path) -> list[Path]:
     text, numbers = page(outcomes, drawn), json.dumps(finite(to_dict(outcomes)), indent=1, ensure_ascii=False)
     written = []
     for name, content in ((PAGE, text), (NUMBERS, numbers + "\n")):
-        replace(folder / name, lambda partial, content=content: _write(partial, content))  # type: ignore[misc]
+        write_text(folder / name, content)
         written.append(folder / name)
     return [*written, *(path for _, made in drawn for figure in made for path in figure.save(pictures))]
 
@@ -216,7 +216,3 @@ def _provenance(outcomes: Outcomes) -> str:
 
 def _list(items: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

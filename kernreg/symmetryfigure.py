@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kernreg.durable import refusal
+from kernreg.durable import refusal, write_text
 from kernreg.errors import KernregError
-from kernreg.report import STYLE
+from kernreg.report import STYLE, save_page
 from kernreg.symmetrymatrix import Cell
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ def save(cells: Sequence[Cell], folder: Path, title: str = "", stem: str = "symm
 
 def write_csv(cells: Sequence[Cell], path: Path) -> Path:
     """One row a cell: architecture, transform, kernel, change, invariant, expected, agrees. Numbers read back exactly."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("architecture", "transform", "kernel", "change", "invariant", "expected", "agrees"))
-        for c in cells:
-            judged = (str(int(value)) for value in (c.invariant, c.expected, c.agrees))
-            writer.writerow((c.architecture, c.transform, c.kernel, repr(c.change), *judged))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("architecture", "transform", "kernel", "change", "invariant", "expected", "agrees"))
+    for c in cells:
+        judged = (str(int(value)) for value in (c.invariant, c.expected, c.agrees))
+        writer.writerow((c.architecture, c.transform, c.kernel, repr(c.change), *judged))
+    write_text(path, text.getvalue())
     return path
 
 
@@ -73,8 +75,7 @@ def heat_map(cells: Sequence[Cell], path: Path, title: str = "") -> tuple[Path, 
         bar.outline.set_visible(False)
         if title:
             page.suptitle(title, fontsize=10)
-        page.savefig(png, dpi=200)
-        page.savefig(svg, metadata={"Date": None})
+        save_page(page, png, svg)
     return png, svg
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kernreg.durable import refusal
+from kernreg.durable import refusal, write_text
 from kernreg.errors import KernregError
 from kernreg.measure import label
 from kernreg.overlay import Overlay
-from kernreg.report import COLOURS, DASHES, MARKERS, STYLE, interval_text
+from kernreg.report import COLOURS, DASHES, MARKERS, STYLE, interval_text, save_page
 from kernreg.spectralexponents import Tail
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def save(overlays: Sequence[Overlay], folder: Path, stem: str = "theory") -> lis
         folder.mkdir(parents=True, exist_ok=True)
         records = [{"label": name, **o.to_dict()} for name, o in named.items()]
         text = json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+        write_text(folder / f"{stem}.json", text + "\n")
         return [
             folder / f"{stem}.json",
             write_curves(named, folder / f"{stem}.csv"),
@@ -89,29 +90,31 @@ def table(overlays: Sequence[Overlay]) -> list[tuple[str, ...]]:
 
 def write_curves(overlays: Mapping[str, Overlay], path: Path) -> Path:
     """Columns curve, samples, loss, theory, spectrum, gcv, loo; one row per m. What does not exist is an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("curve", "samples", "loss", "theory", "spectrum", "gcv", "loo"))
-        for name, o in overlays.items():
-            curve = o.measurement.curve
-            columns = (curve.loss, o.theory, o.by_spectrum, curve.gcv, curve.loo)
-            for i, m in enumerate(curve.samples):
-                cells = ("" if c is None or i >= len(c) else repr(float(c[i])) for c in columns)
-                writer.writerow((name, int(m), *cells))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("curve", "samples", "loss", "theory", "spectrum", "gcv", "loo"))
+    for name, o in overlays.items():
+        curve = o.measurement.curve
+        columns = (curve.loss, o.theory, o.by_spectrum, curve.gcv, curve.loo)
+        for i, m in enumerate(curve.samples):
+            cells = ("" if c is None or i >= len(c) else repr(float(c[i])) for c in columns)
+            writer.writerow((name, int(m), *cells))
+    write_text(path, text.getvalue())
     return path
 
 
 def write_spectra(overlays: Mapping[str, Overlay], path: Path) -> Path:
     """Columns curve, k, eigenvalue (of K + δI, over N), energy (over N), effective_ridge (κ̂ at m = k)."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("curve", "k", "eigenvalue", "energy", "effective_ridge"))
-        for name, o in overlays.items():
-            s = o.spectrum
-            κ = s.effective_ridge(np.arange(1, s.rows + 1))
-            for k in range(s.rows):
-                numbers = (s.eigenvalues[k] / s.rows, s.energies[k] / s.rows, κ[k])
-                writer.writerow((name, k + 1, *(repr(float(v)) for v in numbers)))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("curve", "k", "eigenvalue", "energy", "effective_ridge"))
+    for name, o in overlays.items():
+        s = o.spectrum
+        κ = s.effective_ridge(np.arange(1, s.rows + 1))
+        for k in range(s.rows):
+            numbers = (s.eigenvalues[k] / s.rows, s.energies[k] / s.rows, κ[k])
+            writer.writerow((name, k + 1, *(repr(float(v)) for v in numbers)))
+    write_text(path, text.getvalue())
     return path
 
 
@@ -158,8 +161,7 @@ def figure(overlays: Mapping[str, Overlay], path: str | Path, title: str = "") -
         right.set_yscale("log")
         if title:
             page.suptitle(title, fontsize=10)
-        page.savefig(png, dpi=200)
-        page.savefig(svg, metadata={"Date": None})
+        save_page(page, png, svg)
     return png, svg
 
 

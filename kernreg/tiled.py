@@ -40,6 +40,7 @@ class TiledCholesky:
             machine has. It decides the rows of a panel, see `kernreg.blocks`.
         scratch: folder for the factor's folder; None: beside the store.
         keep_factor: leave the factor there when all is done.
+        keep_curve: leave the finished curve there, a small file, until `Traffic.discard`: for whoever has yet to save it.
         dtype: "float64", or "float32": half the disk and memory, for `tiled_solve` only, which refines.
         progress: True for a bar on stderr, or a function of (operations done, in all).
     """
@@ -47,6 +48,7 @@ class TiledCholesky:
     memory: int | str | None = None
     scratch: str | os.PathLike[str] | None = None
     keep_factor: bool = False
+    keep_curve: bool = False
     dtype: str = "float64"
     progress: bool | Progress = False
 
@@ -70,12 +72,19 @@ class Traffic:
         factor_read, factor_written: tiles of L.
         store_read: tiles of the Gram.
         blocks: the cut that they follow from, see `kernreg.blocks`.
+        folder: where the factor was, or is.
     """
 
     factor_read: int
     factor_written: int
     store_read: int
     blocks: Blocks
+    folder: Path | None = None
+
+    def discard(self) -> None:
+        """Delete what `keep_factor` or `keep_curve` left in the folder."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +187,7 @@ def working(gram: StoredGram, y: Matrix, λ: float, solver: TiledCholesky) -> It
     except BaseException:
         work.close()
         raise
-    work.close(remove=not solver.keep_factor)
+    work.close(remove=not (solver.keep_factor or solver.keep_curve))
 
 
 def tiled_factor(

@@ -16,11 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.blocks import TILES, Blocks
 from kernreg.cholesky import Matrix
-from kernreg.durable import replace
 from kernreg.errors import KernregError, reason
-from kernreg.npzfile import read_npz
 from kernreg.panel import Panel
 from kernreg.prefix import (
     BLOCK_ROWS,
@@ -89,6 +88,7 @@ def sweep(
         sum(part.factor_written for part in traffic),
         gram.read_bytes,
         traffic[0].blocks,
+        work.folder,
     )
     return Sweep(errors, None if sums[0] is None else cross_validation(sums[0]), moved)
 
@@ -223,18 +223,19 @@ def _errors_of(arrays: Arrays) -> PrefixErrors:
     return PrefixErrors(arrays["summed"], arrays.get("mistakes"), arrays["squared_errors"])
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-
-    replace(path, write)
+def _save(path: Path, arrays: Arrays) -> None:
+    write_archive(path, {**arrays, "name": np.array(path.name)})
 
 
 def _load(path: Path) -> Arrays:
     try:
-        return read_npz(path)
-    except (OSError, ValueError) as error:
+        arrays = read_archive(path)
+        if str(arrays["name"]) != path.name:
+            raise ValueError(f"it is {arrays['name']}")
+        return arrays
+    except OSError as error:
+        raise KernregError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, LookupError) as error:
         raise KernregError(
-            f"{path} cannot be used: {reason(error)}; delete it, it is computed again"
+            f"{path} cannot be used: {reason(error)}; delete this file, it is computed again"
         ) from None

@@ -125,6 +125,15 @@ def test_the_state_of_another_problem_is_refused(what: str, tmp_path: Path) -> N
         other.solve(Dense(K), B, ridge)
 
 
+def test_a_matrix_of_the_same_diagonal_is_another_problem(tmp_path: Path) -> None:
+    K, B = problem()
+    solver = ConjugateGradients(rank=0, checkpoint=tmp_path / "cg.state")
+    solver.solve(Dense(K), B, 1e-4)
+    turned = Dense(np.ascontiguousarray(K[::-1, ::-1]))
+    with pytest.raises(KernregError, match=r"another problem: a column that it calls done.*remove it"):
+        solver.solve(turned, B, 1e-4)
+
+
 def test_a_damaged_state_is_refused_and_none_is_none(tmp_path: Path) -> None:
     path = tmp_path / "cg.state"
     assert load(path, "") is None

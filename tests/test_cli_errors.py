@@ -134,6 +134,33 @@ def test_failures_become_one_line(failure: BaseException, said: str, status: int
     assert result.stderr.count("\n") == 1
 
 
+def test_sigterm_is_one_line_too_and_handlers_are_given_back() -> None:
+    class Ended(Failing):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+            def end() -> None:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+
+            return click.Command("fail", callback=end)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    result = CliRunner().invoke(Ended("kernreg"), ["fail"])
+    assert result.exit_code == 130
+    assert result.stderr.startswith("kernreg: error: interrupted; finished tiles are kept")
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_on_the_way_in_is_no_traceback() -> None:
+    code = "import os, signal, kernreg.__main__ as m\nimport importlib\n"
+    code += "class Stop:\n def find_spec(self, name, path=None, target=None):\n"
+    code += "  if name == 'kernreg.cli.main': os.kill(os.getpid(), signal.SIGINT)\n"
+    code += "import sys; sys.meta_path.insert(0, Stop()); m.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
+
+
 def test_a_bug_is_not_dressed_up_as_a_users_error() -> None:
     group = Failing("kernreg")
     group.failure = ZeroDivisionError("a bug")

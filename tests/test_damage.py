@@ -18,6 +18,7 @@ from stores import TILE, N, filled, made, numbers, rows
 
 from kernreg import durable
 from kernreg.architecture import Architecture
+from kernreg.cli.info import describe
 from kernreg.errors import KernregError
 from kernreg.gramfile import TileError
 from kernreg.seal import USER_BLOCK
@@ -135,6 +136,51 @@ def test_the_main_file_made_again_finds_its_tiles(folder: Path) -> None:
         np.testing.assert_array_equal(store.train("ntk"), numbers("train")["ntk"][:N, :N])
 
 
+def test_a_folder_of_tiles_that_is_gone_is_made_again(folder: Path) -> None:
+    store = filled(made(folder))
+    shutil.rmtree(folder / "tiles")
+    assert len(store.missing()) == len(store.shards.needed(N, store.t, N))
+    np.testing.assert_array_equal(filled(store).train("ntk"), numbers("train")["ntk"][:N, :N])
+
+
+@pytest.mark.parametrize("what", ["folder", "dangling", "loop", "pipe"])
+def test_what_is_no_file_is_no_tile(folder: Path, what: str) -> None:
+    store = filled(made(folder))
+    damaged(folder).unlink()
+    if what == "folder":
+        damaged(folder).mkdir()
+    elif what == "pipe":
+        os.mkfifo(damaged(folder))
+    else:
+        damaged(folder).symlink_to(damaged(folder) if what == "loop" else "nowhere")
+    assert store.missing() == [("train", store.grids["train"].tile(1, 2))]
+    if what == "folder":
+        with pytest.raises(
+            KernregError, match=r"train-00001-00002.h5: is a directory; remove what is in its"
+        ):
+            filled(store)
+        damaged(folder).rmdir()
+    np.testing.assert_array_equal(filled(store).train("ntk"), numbers("train")["ntk"][:N, :N])
+
+
+def test_a_file_that_the_system_cannot_read_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(made(folder))
+    plain = Path.open
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.suffix == ".h5":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return plain(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(KernregError, match=r"cannot read .*train-.*h5: Input/output error$"):
+        store.train("ntk")
+    with pytest.raises(KernregError, match=r"cannot read .*gram.h5: Input/output error$"):
+        GramStore.open(folder)
+
+
 def test_a_second_writer_is_told_who_holds_it_and_readers_are_not(folder: Path) -> None:
     with filled(made(folder)):
         with pytest.raises(KernregError, match=rf"being written by process {os.getpid()} on \S+"):
@@ -159,6 +205,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     with filled(GramStore.open(folder, writer=True)) as store:
         assert store.complete
     assert not list(folder.rglob(f"*{durable.PARTIAL}"))
+
+
+def test_info_beside_a_writer_counts_what_is_there(folder: Path) -> None:
+    store = filled(made(folder))
+    before = describe(store)["bytes"]
+    (folder / "tiles" / "renamed-meanwhile").symlink_to("nowhere")
+    (folder / "tiles" / "loop").symlink_to("loop")
+    assert describe(store)["bytes"] == before > 0
 
 
 def test_a_reader_does_not_write(folder: Path) -> None:

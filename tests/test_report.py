@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +122,30 @@ def test_json_is_strict_and_holds_fit_and_curve(measurements: list[Measurement],
     assert first["curve"]["samples"][-1] == 64
     assert first["curve"]["loss"][-1] == measurements[0].curve.loss[-1]
     assert records[2]["fit"] is None
+
+
+def test_a_disk_that_refuses_leaves_the_old_files(
+    measurements: list[Measurement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves = {"one": measurements[0].curve}
+    fits = {"one": measurements[0].fit}
+    write_csv(curves, tmp_path / "a.csv")
+    write_json(measurements, tmp_path / "a.json")
+    figure(curves, fits, tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    for write in (
+        lambda: write_csv({**curves, "two": measurements[0].curve}, tmp_path / "a.csv"),
+        lambda: write_json(measurements[:1], tmp_path / "a.json"),
+        lambda: figure(curves, fits, tmp_path / "a", title="another"),
+    ):
+        with pytest.raises(KernregError, match="no space left on device"):
+            write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_matplotlib_waits_until_a_figure_is_drawn() -> None:

@@ -91,11 +91,22 @@ def test_a_finished_factor_is_taken_up_and_verified(tmp_path: Path, monkeypatch:
         np.testing.assert_array_equal(lower(again), L)
     with TiledFactor.open(folder) as opened:
         np.testing.assert_array_equal(opened.z, factor.z)
+    head = (folder / HEAD).read_text()
+    (folder / HEAD).write_text(head.replace('"panel": 16', '"panel": 24'))
+    with pytest.raises(
+        KernregError, match=r"checksum does not fit; delete this file.*keeps the finished panels"
+    ):
+        TiledFactor.open(folder)
+    (folder / HEAD).unlink()
+    cut(monkeypatch, 8, 16)
+    with tiled_factor(store, "ntk", λ, SOLVER) as again:
+        assert again.scratch.written_bytes == 0
+    assert (folder / HEAD).read_text() == head
     panel = folder / "panel-00001"
     numbers = bytearray(panel.read_bytes())
     numbers[1000] ^= 1
     panel.write_bytes(numbers)
-    with pytest.raises(KernregError, match=r"panel-00001 is damaged; delete"):
+    with pytest.raises(KernregError, match=r"panel-00001 is damaged; delete this file"):
         TiledFactor.open(folder)
     panel.write_bytes(numbers[:500])
     with pytest.raises(KernregError, match="is damaged"):

@@ -126,6 +126,21 @@ def test_a_full_disk_is_one_line_and_the_rest_is_kept(
     np.testing.assert_allclose(curve_from_store(store, ridge=λ).loss, expected.loss, rtol=AGREE)
 
 
+def test_a_curve_stays_until_its_results_are_written(tmp_path: Path) -> None:
+    store = stored(tmp_path / "s.gram", problem(60, 20))
+    found = curve_from_store(store, ridge=λ, solver=TiledCholesky(keep_curve=True))
+    assert found.traffic is not None
+    assert found.traffic.folder is not None
+    left = {path.name.split("-")[0] for path in found.traffic.folder.iterdir()}
+    assert left == {"curve", "lock"}
+    again = curve_from_store(store, ridge=λ, solver=TiledCholesky(keep_curve=True))
+    assert again.traffic is not None
+    assert again.traffic.factor_written == 0
+    np.testing.assert_array_equal(again.loss, found.loss)
+    again.traffic.discard()
+    assert not found.traffic.folder.exists()
+
+
 def test_a_factor_that_was_begun_with_more_memory_asks_for_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
