@@ -35,9 +35,10 @@ from scipy.sparse.linalg import cg as scipy_cg
 import kernreg
 from kernreg.architecture import Architecture
 from kernreg.cg import ConjugateGradients
+from kernreg.directsolvers import Cholesky
 from kernreg.gram import build
 from kernreg.operators import Dense, MatrixFree, Operator, Stored
-from kernreg.solve import Cholesky, solve
+from kernreg.solve import solve
 from kernreg.streaming import streaming_bytes
 
 RESULTS = Path(__file__).parent / "results"

@@ -9,12 +9,18 @@ import click
 
 from kernreg.cli.arguments import (
     DEFAULT_FOLDER,
+    ITERATION,
     as_json,
-    byte_size,
+    device,
+    device_memory,
+    iteration_options,
     kernel_of_store,
+    memory,
+    probes,
     ridge,
     ridge_mode,
     sample_window,
+    scratch,
     threads,
 )
 
@@ -57,30 +63,26 @@ if TYPE_CHECKING:
     help="Sample counts to fit. [default: the last decade, after any peak]",
 )
 @click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="That solves; auto: the GPU, if there is one whose memory suffices.",
-)
-@click.option(
     "--loo/--no-loo",
     default=True,
     show_default=True,
     help="Leave-one-out and GCV curves too, which doubles the time.",
 )
 @click.option(
-    "--memory",
-    type=byte_size,
-    metavar="SIZE",
-    help="Most memory to use, like 4GiB; a Gram matrix beyond it is factored by tiles on disk. "
-    "[default: three quarters of the machine's]",
+    "--solver",
+    type=click.Choice(["cholesky", "cg"]),
+    default="cholesky",
+    show_default=True,
+    help="cholesky: the curve at every m from one factor, in memory or on disk; cg: at m = n/√2^j, by iterations that "
+    "start from one another, for a Gram that no disk holds a factor of.",
 )
-@click.option(
-    "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the tiles of a factor. [default: beside the store]",
-)
+@iteration_options
+@click.option("--gcv", is_flag=True, help="With --solver cg: GCV too, by a trace that is estimated.")
+@probes
+@memory
+@device
+@device_memory
+@scratch
 @click.option("--keep-factor", is_flag=True, help="Leave the tiles of a factor there when all is done.")
 @click.option(
     "--breaks", is_flag=True, help="Also look for a change of the exponent (DIDE, or a noise crossover)."
@@ -104,25 +106,41 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     kernreg fit                                        every complete store here
     kernreg fit a.gram b.gram --ridge loo --window 100:
     kernreg fit large.gram --memory 4GiB --scratch /fast   a matrix that memory does not hold
+    kernreg fit large.gram --device cuda --device-memory 20GiB
+    kernreg fit larger.gram --solver cg --gcv              a matrix whose factor no disk holds
     """
-    from kernreg.curve import beyond_memory
-    from kernreg.device import choose
+    from kernreg.cg import ConjugateGradients
     from kernreg.measure import measure
+    from kernreg.placement import place
     from kernreg.results import save
     from kernreg.tiled import TiledCholesky
 
     kernel, model, named = (settings.pop(name) for name in ("kernel", "model", "device"))
-    limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
+    limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor", "device_memory")}
+    tolerances = {name: settings.pop(name) for name in ITERATION}
+    by_cg, gcv, columns = (settings.pop(name) for name in ("solver", "gcv", "probes"))
     solver = TiledCholesky(**limits, progress=True)
+    iteration = None
+    if by_cg == "cg":
+        out.mkdir(parents=True, exist_ok=True)
+        iteration = ConjugateGradients(**tolerances, checkpoint=out / "fit")
+        settings["probes"] = columns if gcv else 0
     measurements = []
     for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
-            device = choose(named, store.n, store.y_train.shape[1]).name
-            click.echo(f"{store.path}: {name}, n = {store.n}, on {device}", err=True)
-            if device == "cpu" and (why := beyond_memory(store, solver)):
-                click.echo(f"{store.path}: {why}", err=True)
+            if iteration is None:
+                where = place(store, solver, named)
+                click.echo(f"{store.path}: {name}, n = {store.n}, on {where.name}", err=True)
+                if where.why:
+                    click.echo(f"{store.path}: {where.why}", err=True)
+            else:
+                click.echo(
+                    f"{store.path}: {name}, n = {store.n}, by conjugate gradients, without leave-one-out",
+                    err=True,
+                )
             asked = model if exponent else None
-            measurements.append(measure(store, name, model=asked, solver=solver, device=device, **settings))
+            how = {"solver": solver, "device": named, "iteration": iteration}
+            measurements.append(measure(store, name, model=asked, **how, **settings))
     print_results(measurements, save(measurements, out), as_json)
 
 

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernreg.cli.arguments import DEFAULT_FOLDER, as_json, byte_size, ridge_mode, threads
+from kernreg.cli.arguments import (
+    DEFAULT_FOLDER,
+    ITERATION,
+    as_json,
+    device,
+    device_memory,
+    iteration_options,
+    memory,
+    probes,
+    ridge_mode,
+    scratch,
+    threads,
+)
 
 if TYPE_CHECKING:
     from kernreg.solution import Solution
@@ -18,10 +30,11 @@ if TYPE_CHECKING:
 @click.argument("gram", type=click.Path(path_type=Path))
 @click.option(
     "--solver",
-    type=click.Choice(["auto", "cholesky", "cg"]),
+    type=click.Choice(["auto", "cholesky", "tiled", "cg"]),
     default="auto",
     show_default=True,
-    help="cholesky: its factor on disk where --memory does not hold it; auto: cholesky if it fits, else cg.",
+    help="cholesky: its factor on disk where memory does not hold it; tiled: on disk in any case; "
+    "cg: conjugate gradients; auto: cholesky if it fits, else cg.",
 )
 @click.option(
     "--ridge",
@@ -32,29 +45,28 @@ if TYPE_CHECKING:
     help="Added to the diagonal.",
 )
 @ridge_mode
+@iteration_options
 @click.option(
-    "--rtol",
-    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
-    default=1e-8,
-    show_default=True,
-    help="Of conjugate gradients: relative residual of each column.",
+    "--start",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="SOLUTION",
+    help="Where conjugate gradients start: a solution of fewer rows, or with another ridge.",
 )
-@click.option("--rank", type=click.IntRange(min=0), help="Of their preconditioner. [default: 8·√n; 0: none]")
-@click.option("--max-iterations", type=click.IntRange(min=1), default=10_000, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the pivots.")
+@click.option("--gcv", is_flag=True, help="Estimate the trace of the inverse: GCV and degrees of freedom.")
+@probes
 @click.option("--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: the NTK if it is there]")
 @click.option("--n", type=click.IntRange(min=1), help="The first n train rows. [default: all]")
+@memory
+@scratch
 @click.option(
-    "--memory",
-    type=byte_size,
-    metavar="SIZE",
-    help="Most memory to use. [default: three quarters of this machine]",
+    "--factor-dtype",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="float32: half the disk and memory, refined to --rtol in float64.",
 )
-@click.option(
-    "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for a factor on disk. [default: beside GRAM]",
-)
+@device
+@device_memory
 @threads
 @click.option(
     "--out",
@@ -65,12 +77,14 @@ if TYPE_CHECKING:
 def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     """Solve (K + λI)α = y for the training rows of the store GRAM, and write α with its residual.
 
-    Stopped at any moment, even by kill -9, conjugate gradients go on where they were when the same command is run
-    again. A solution that misses --rtol is an error.
+    Stopped at any moment, even by kill -9, conjugate gradients and a factor on disk go on where they were when the same
+    command is run again. A solution that misses --rtol is an error.
 
     \b
     kernreg solve a.gram --ridge 1e-6 --ridge-mode relative
     kernreg solve a.gram --solver cg --rtol 1e-10 --memory 4GiB --out a.h5
+    kernreg solve a.gram --solver cg --start half.h5 --gcv
+    kernreg solve a.gram --solver cholesky --memory 4GiB --scratch /fast --factor-dtype float32
     """
     from kernreg.cg import ConjugateGradients
     from kernreg.cli.output import echo_json
@@ -83,13 +97,16 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     kernel = given.pop("kernel") or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     n = given["n"] or store.n
     out = out or DEFAULT_FOLDER / f"{store.path.stem}-{kernel}-n{n}.solution.h5"
+    start, columns = given.pop("start"), given.pop("probes")
+    given["probes"] = columns if given.pop("gcv") else 0
+    if start is not None:
+        given["start"] = SavedSolution.read(start).leading(store, kernel, n)
     out.parent.mkdir(parents=True, exist_ok=True)
     state = out.with_name(f"{out.name}.state")
-    tolerances = {key: given.pop(key) for key in ("rtol", "rank", "max_iterations", "seed")}
-    iteration = ConjugateGradients(**tolerances, checkpoint=state)
-    solution = solve_store(store, kernel, iteration=iteration, progress=True, **given)
-    if solution.stats.why:
-        click.echo(solution.stats.why, err=True)
+    iteration = ConjugateGradients(**{key: given.pop(key) for key in ITERATION}, checkpoint=state)
+    solution = solve_store(
+        store, kernel, iteration=iteration, progress=True, said=lambda why: click.echo(why, err=True), **given
+    )
     if solution.status is Status.NOT_POSITIVE_DEFINITE:
         state.unlink(missing_ok=True)  # another ridge is another problem
     if solution.status is Status.MAX_ITERATIONS:
@@ -119,6 +136,15 @@ def _print(solution: Solution) -> None:
     if stats.eigenvalues is not None:
         low, high = stats.eigenvalues
         lines["eigenvalues"] = f"of K + λI about {low:.2e} to {high:.2e}, by Lanczos"
+    if stats.trace is not None and stats.degrees_of_freedom is not None:
+        lines["trace"] = f"of (K + λI)⁻¹ {_with_error(*stats.trace)}"
+        lines["freedom"] = f"{_with_error(*stats.degrees_of_freedom)} degrees, of n = {stats.n}"
+    if stats.gcv is not None:
+        lines["gcv"] = f"{_with_error(*stats.gcv)} of the error of the zero predictor"
     width = max(map(len, lines))
     for key, value in lines.items():
         click.echo(f"{key:{width}}  {value}")
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.5g} ± {error:.2g}"

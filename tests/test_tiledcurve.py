@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from matrices import Problem, problem, stored
 
-from kernreg import curve, tiled
+from kernreg import placement, tiled
 from kernreg.blocks import Blocks
 from kernreg.cholesky import NotPositiveDefiniteError
 from kernreg.cli.main import main
@@ -25,7 +25,7 @@ AGREE = 1e-9  # what the two must agree to, whatever the order of the sums
 
 @pytest.fixture(autouse=True)
 def _beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curve, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(placement, "PROCESS_BYTES", 1 << 60)
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, tile: int, panel: int) -> None:
@@ -168,7 +168,7 @@ def test_a_ridge_that_needs_all_eigenvalues_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beyond", [False, True])
 def test_duplicates_are_named(beyond: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not beyond:
-        monkeypatch.setattr(curve, "PROCESS_BYTES", 0)
+        monkeypatch.setattr(placement, "PROCESS_BYTES", 0)
     store = stored(tmp_path / "s.gram", problem(30, twins=(12,)))
     with pytest.raises(NotPositiveDefiniteError, match="row 12 is a duplicate of row 0") as caught:
         curve_from_store(store, ridge=0.0)
@@ -201,7 +201,7 @@ def test_the_command_takes_the_same_way_and_says_so(tmp_path: Path, monkeypatch:
     assert "the factor is made by tiles on disk" in said
     assert len(list(Path(scratch).glob("*.factor/rows-0-90/panel-*"))) == 6
     shutil.rmtree(scratch)
-    monkeypatch.setattr(curve, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(placement, "PROCESS_BYTES", 0)
     expected, said = fit("b")
     assert "by tiles" not in said
     assert found["loss"] == pytest.approx(expected["loss"], rel=AGREE)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matrices import problem, stored
 
-from kernreg import blocks, curve, tiled
+from kernreg import blocks, placement, tiled
 from kernreg.blocks import Blocks
 from kernreg.curve import curve_from_store, learning_curve
 from kernreg.errors import KernregError
@@ -26,7 +26,7 @@ AGREE = 1e-9
 
 @pytest.fixture(autouse=True)
 def _beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curve, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(placement, "PROCESS_BYTES", 1 << 60)
     monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 8, 16))
 
 
@@ -36,11 +36,12 @@ import json, os, random, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from kernreg import curve, tiled
+from kernreg import placement, tiled
 from kernreg.blocks import Blocks
+from kernreg.curve import curve_from_store
 from kernreg.store import GramStore
 
-curve.PROCESS_BYTES = 1 << 60
+placement.PROCESS_BYTES = 1 << 60
 tiled.choose_blocks = lambda n, *_: Blocks(n, 8, 16)
 store, rng, kills = GramStore.open(sys.argv[2]), random.Random(int(sys.argv[3])), 0
 
@@ -56,7 +57,7 @@ def run(last):
         return wrapper
     for name in ("pwrite", "fsync", "replace", "preadv"):
         setattr(os, name, counted(getattr(os, name)))
-    return curve.curve_from_store(store, ridge=1e-2)
+    return curve_from_store(store, ridge=1e-2)
 
 while True:
     child = os.fork()
