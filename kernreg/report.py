@@ -174,7 +174,7 @@ def write_json(measurements: Sequence[Measurement], path: str | Path) -> Path:
     records = []
     for m in measurements:
         points = points_of_curve(m.curve)
-        at = points.samples.astype(np.int64) - 1
+        at = np.searchsorted(m.curve.samples, points.samples)
         record = {"label": label(m, measurements), **m.to_dict()}
         record["curve"] = {
             "samples": points.samples.astype(np.int64).tolist(),
