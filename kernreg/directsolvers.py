@@ -121,7 +121,7 @@ class Tiled:
             status = Status.CONVERGED
             message = f"solved by a factor on disk: largest relative residual {found.residual.max():.1e}"
             if found.refinements:
-                message = f"{message} after {found.refinements} refinements in float64"
+                message = f"{message}, refined {found.refinements}× in float64"
         except NotPositiveDefiniteError as failure:
             return _without_factor(self.name, K, B, ridge, failure, began)
         except RefinementError as failure:

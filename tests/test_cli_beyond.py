@@ -65,7 +65,7 @@ def test_a_float32_factor_gives_float64_coefficients(gram: Path, given: Problem)
     result = run("solve", gram, "--factor-dtype", "float32", "--ridge", λ, "--rtol", 1e-12, "--out", "a.h5")
     assert result.exit_code == 0, result.output
     assert "tiled: a factor in float32 is made by tiles on disk and refined in float64" in result.stderr
-    assert "refinements in float64" in result.stdout
+    assert "× in float64" in result.stdout
     exact = np.linalg.solve(given.K + λ * np.eye(N), given.y)
     np.testing.assert_allclose(coefficients("a.h5"), exact, rtol=AGREE)
 
@@ -132,6 +132,8 @@ def test_fewer_rows_are_a_start(gram: Path, given: Problem) -> None:
 @pytest.mark.parametrize("gcv", [False, True])
 def test_a_curve_by_iterations_is_that_of_the_factor(gcv: bool, gram: Path) -> None:
     options = ("--ridge", λ, "--rtol", 1e-11, *(("--gcv", "--probes", 100) if gcv else ()))
+    table = run("fit", gram, "--solver", "cg", "--ridge", λ, "--out", "cg").stdout
+    assert f"ntk     {N}  " in table.splitlines()[1] + "  "
     result = run("fit", gram, "--solver", "cg", *options, "--out", "cg", "--json")
     assert result.exit_code == 0, result.output
     assert "by conjugate gradients, without leave-one-out" in result.stderr
