@@ -240,6 +240,8 @@ class TiledFactor:
                     self._divide_own(X, block, e[J], diagonal)
                 held.append(X)
                 given.append((J, block))
+                if device is self._host:  # there it is at once
+                    deliver()
             deliver()
 
     def _divide_own(self, X: Any, block: npt.NDArray[Any], row: int, diagonal: Matrix) -> None:
