@@ -162,6 +162,11 @@ iteration_options = options(
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of its pivots."),
 )
 ITERATION = ("rtol", "rank", "max_iterations", "seed")
+matrix_free = click.option(
+    "--matrix-free",
+    is_flag=True,
+    help="Compute the kernel anew in every product of conjugate gradients; tiles need not be there.",
+)
 probes = click.option(
     "--probes",
     type=click.IntRange(min=2),

@@ -11,10 +11,12 @@ from kernreg.cli.arguments import (
     DEFAULT_FOLDER,
     ITERATION,
     as_json,
+    data_dir,
     device,
     device_memory,
     iteration_options,
     kernel_of_store,
+    matrix_free,
     memory,
     probes,
     ridge,
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     "--loo/--no-loo",
     default=True,
     show_default=True,
-    help="Leave-one-out and GCV curves too, which doubles the time.",
+    help="Leave-one-out and GCV curves too, which doubles the time; not with --solver cg.",
 )
 @click.option(
     "--solver",
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
 @iteration_options
 @click.option("--gcv", is_flag=True, help="With --solver cg: GCV too, by a trace that is estimated.")
 @probes
+@matrix_free
+@data_dir
 @memory
 @device
 @device_memory
@@ -119,6 +123,8 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor", "device_memory")}
     tolerances = {name: settings.pop(name) for name in ITERATION}
     by_cg, gcv, columns = (settings.pop(name) for name in ("solver", "gcv", "probes"))
+    if by_cg != "cg" and (gcv or settings["matrix_free"]):
+        raise click.UsageError("--gcv and --matrix-free are for --solver cg; a factor gives GCV by --loo")
     solver = TiledCholesky(**limits, progress=True)
     iteration = None
     if by_cg == "cg":

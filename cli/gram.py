@@ -71,6 +71,11 @@ if TYPE_CHECKING:
     help="Folder for the store, which is named after its settings; or a store, NAME.gram.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option(
+    "--tiles/--no-tiles",
+    default=True,
+    help="--no-tiles: begin the store and compute none of it, for `kernreg solve --matrix-free`.",
+)
 @as_json
 def command(**given: Any) -> None:
     """Compute the Gram matrix of images under an architecture, tile by tile, into a store.
@@ -113,11 +118,11 @@ def command(**given: Any) -> None:
             now, then = facts["backend"], before["backend"]
             click.echo(f"from here on by backend {now}, so far by {then}; every tile says its own")
     settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory")}
-    store = build(path, dataset, architecture, progress=True, **settings)
+    store = build(path, dataset, architecture, progress=True, tiles=given["tiles"], **settings)
     if given["as_json"]:
         echo_json(describe(store))
     else:
-        click.echo(f"complete: {store.path}")
+        click.echo(f"{'complete' if store.complete else 'begun'}: {store.path}")
 
 
 def store_name(dataset: Dataset, architecture: Architecture, kernel: str, dtype: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from kernreg.cli.arguments import (
     DEFAULT_FOLDER,
     ITERATION,
     as_json,
+    data_dir,
     device,
     device_memory,
     iteration_options,
+    matrix_free,
     memory,
     probes,
     ridge_mode,
@@ -24,6 +27,7 @@ from kernreg.cli.arguments import (
 
 if TYPE_CHECKING:
     from kernreg.solution import Solution
+    from kernreg.store import GramStore
 
 
 @click.command("solve", short_help="Gram matrix → coefficients, beyond memory if need be.")
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
     metavar="SOLUTION",
     help="Where conjugate gradients start: a solution of fewer rows, or with another ridge.",
 )
+@matrix_free
+@data_dir
 @click.option("--gcv", is_flag=True, help="Estimate the trace of the inverse: GCV and degrees of freedom.")
 @probes
 @click.option("--kernel", type=click.Choice(["ntk", "nngp"]), help="[default: the NTK if it is there]")
@@ -84,6 +90,7 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     kernreg solve a.gram --ridge 1e-6 --ridge-mode relative
     kernreg solve a.gram --solver cg --rtol 1e-10 --memory 4GiB --out a.h5
     kernreg solve a.gram --solver cg --start half.h5 --gcv
+    kernreg solve begun.gram --matrix-free
     kernreg solve a.gram --solver cholesky --memory 4GiB --scratch /fast --factor-dtype float32
     """
     from kernreg.cg import ConjugateGradients
@@ -104,9 +111,12 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     state = out.with_name(f"{out.name}.state")
     iteration = ConjugateGradients(**{key: given.pop(key) for key in ITERATION}, checkpoint=state)
-    solution = solve_store(
-        store, kernel, iteration=iteration, progress=True, said=lambda why: click.echo(why, err=True), **given
-    )
+    data_dir = given.pop("data_dir")
+    if given.pop("matrix_free"):
+        solution = _without_tiles(store, kernel, iteration=iteration, data_dir=data_dir, **given)
+    else:
+        say = partial(click.echo, err=True)
+        solution = solve_store(store, kernel, iteration=iteration, progress=True, said=say, **given)
     if solution.status is Status.NOT_POSITIVE_DEFINITE:
         state.unlink(missing_ok=True)  # another ridge is another problem
     if solution.status is Status.MAX_ITERATIONS:
@@ -120,6 +130,17 @@ def command(gram: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     else:
         _print(solution)
         click.echo(f"wrote {out}")
+
+
+def _without_tiles(store: GramStore, kernel: str, **given: Any) -> Solution:
+    from kernreg.matrixfree import solve_without_tiles
+
+    for_factors = {"factor_dtype": "float64", "device_memory": None, "scratch": None}
+    named = [name for name, default in for_factors.items() if given.pop(name) != default]
+    if named or given.pop("solver") not in ("auto", "cg") or given.pop("device") == "cuda":
+        raise click.UsageError("--matrix-free is for conjugate gradients: leave out what is for factors")
+    click.echo("cg: the kernel is computed anew in every product", err=True)
+    return solve_without_tiles(store, kernel, progress=True, **given)
 
 
 def _print(solution: Solution) -> None:

@@ -131,6 +131,8 @@ def build(
     dtype: str = "float64",
     memory: int | str | None = None,
     progress: bool | Progress = False,
+    *,
+    tiles: bool = True,
 ) -> GramStore:
     """The Gram of a data set on disk: created, resumed or extended, whichever is needed.
 
@@ -145,9 +147,10 @@ def build(
             and another one, named, goes on with it: each tile says by which it was computed.
         memory: most bytes that the process may use, or "4GiB"; None sets no bound.
         progress: True for a bar on stderr, or a function of (pairs done, pairs in all).
+        tiles: False begins or extends the store and computes no tile, see `kernreg.matrixfree`.
 
     Returns:
-        The store, complete, open for reading.
+        The store, complete unless tiles=False, open for reading.
 
     Raises:
         KernregError: the store there was made with other settings or rows, by field; another process
@@ -168,12 +171,15 @@ def build(
     folder = Path(path)
     if not (folder / gramfile.MAIN).exists():
         with GramStore.create(folder, backend=name, tile=cut.tile, **settings, **arrays) as store:
-            fill(store, dataset.x_train, dataset.x_test, progress)
+            if tiles:
+                fill(store, dataset.x_train, dataset.x_test, progress)
         return GramStore.open(folder)
     settings["input_shape"] = shape
     store = GramStore.open(folder, **settings)
     store.require_rows(**arrays)
     if n <= store.n and t <= store.t and not store.missing(n, t):
+        return store
+    if not tiles and n <= store.n and t <= store.t:
         return store
     if n < store.n or t < store.t:
         raise KernregError(
@@ -190,7 +196,8 @@ def build(
             store.compute_by(name)
         if (n, t) != (store.n, store.t):
             store.extend(tile=cut.tile, provenance=dataset.provenance, **arrays)
-        fill(store, dataset.x_train, dataset.x_test, progress)
+        if tiles:
+            fill(store, dataset.x_train, dataset.x_test, progress)
     return GramStore.open(folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +13,10 @@ import numpy as np
 from kernreg.breaks import Break, detect_break
 from kernreg.cg import ConjugateGradients
 from kernreg.curve import LearningCurve, curve_from_store
-from kernreg.curvebycg import curve_by_cg_from_store
+from kernreg.curvebycg import CurveByCG, curve_by_cg_from_store
 from kernreg.errors import KernregError
 from kernreg.exponent import PowerLawFit, fit_exponent
+from kernreg.matrixfree import curve_without_tiles
 from kernreg.ridge import RidgeMode
 from kernreg.store import GramStore
 from kernreg.tiled import TiledCholesky
@@ -96,6 +97,8 @@ def measure(
     device: str = "cpu",
     iteration: ConjugateGradients | None = None,
     probes: int = 0,
+    matrix_free: bool = False,
+    data_dir: str | Path | None = None,
 ) -> Measurement:
     """The learning curve and the exponent of one kernel of a complete store.
 
@@ -109,6 +112,7 @@ def measure(
         iteration: measure at m = n/√2^j by conjugate gradients instead, within the memory of `solver`; there is no
             leave-one-out then. Its checkpoint is where the states of the solves are kept, by store and kernel.
         probes: as in `kernreg.curvebycg.curve_by_cg`, with `iteration`.
+        matrix_free, data_dir: with `iteration`, compute the kernel anew in every product, see `kernreg.matrixfree`.
 
     Raises:
         KernregError: as `curve_from_store`. A curve that no power law fits is no error, see `unfit`.
@@ -118,7 +122,14 @@ def measure(
         if iteration is None:
             curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver, device=device)
         else:
-            curve = _by_iteration(store, kernel, ridge, ridge_mode, iteration, probes, solver)
+            settings: dict[str, Any] = {
+                "probes": probes,
+                "progress": solver is not None and solver.progress is True,
+            }
+            settings |= {"memory": None if solver is None else solver.memory}
+            settings |= {"data_dir": data_dir} if matrix_free else {}
+            by = curve_without_tiles if matrix_free else curve_by_cg_from_store
+            curve = _by_iteration(store, kernel, ridge, ridge_mode, iteration, by, settings)
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error
@@ -142,8 +153,8 @@ def _by_iteration(
     ridge: float | str,
     ridge_mode: RidgeMode,
     iteration: ConjugateGradients,
-    probes: int,
-    solver: TiledCholesky | None,
+    by: Callable[..., CurveByCG],
+    settings: dict[str, Any],
 ) -> LearningCurve:
     if isinstance(ridge, str):
         raise KernregError(
@@ -155,10 +166,7 @@ def _by_iteration(
         iteration = replace(
             iteration, checkpoint=path.with_name(f"{path.name}-{store.path.stem}-{kernel}.state")
         )
-    memory = None if solver is None else solver.memory
-    progress = solver is not None and solver.progress is True
-    settings: dict[str, Any] = {"memory": memory, "solver": iteration, "probes": probes, "progress": progress}
-    return curve_by_cg_from_store(store, kernel, ridge, ridge_mode, **settings).curve
+    return by(store, kernel, ridge, ridge_mode, solver=iteration, **settings).curve
 
 
 def complete_stores(folder: Path) -> list[GramStore]:

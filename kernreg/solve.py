@@ -235,10 +235,15 @@ def solve_store(
         said(f"a start is not needed: {name} solves directly")
     K, whole = Stored(store, kernel, n, kept), None
     if start is not None and name == "cg":
-        whole = np.vstack([start, np.zeros((n - len(start), start.shape[1]))])
+        whole = from_fewer(start, n)
     settings: dict[str, Any] = {"start": whole, "probes": probes, "progress": progress}
     solution = solve(K, store.y_train[:n], chosen, ridge, ridge_mode, **settings)
     return replace(solution, stats=replace(solution.stats, why=why))
+
+
+def from_fewer(start: npt.NDArray[Any], n: int) -> Matrix:
+    """(n, c) where an iteration starts from coefficients (m, c) of the first m ≤ n rows: those of the others are zero."""
+    return np.vstack([start, np.zeros((n - len(start), start.shape[1]))])
 
 
 def tile_budget(n: int, c: int, cg: ConjugateGradients, memory: int | str | None, least: int) -> int:
