@@ -1,7 +1,7 @@
 # make demo     install, then learning curves of four architectures on real images (about two minutes)
 # make check    lint, format, types, import order
 # make test     everything that CI runs: check, then the tests
-# make bench    all benchmarks, verified and timed; sets up the peers first (4 GB, see benchmarks/README.md)
+# make bench    all benchmarks, verified and timed; sets up the peers first (6 GB, see benchmarks/README.md)
 # make test-gpu make bench-gpu   the tests, and the benchmarks, that need an NVIDIA GPU, in the environment of PYTHON, which has
 #               the extras cuda and triton; an error where there is no GPU
 # make clean    remove what the above made, the environment included

@@ -1,4 +1,4 @@
-"""Conjugate gradients with and without preconditioner, beside SciPy's cg and cho_solve on the same matrices.
+"""Conjugate gradients with and without preconditioner, beside those of SciPy, lineax and GPyTorch on the same matrices.
 
     python benchmarks/solve_cg.py            about 3 minutes → benchmarks/results/solve_cg.{json,md}
     python benchmarks/solve_cg.py --quick    a smoke run; prints only
@@ -9,7 +9,9 @@ solution against LAPACK's. Contestants take turns in one process; seconds are me
 ratios. Memory is the peak of the arrays allocated during a solve, beside the matrix itself.
 
 SciPy's cg takes one right-hand side, so that ten columns are ten runs; its iterations are the largest of them. It gets the
-dense float64 matrix, as ours does. "stored" streams the same numbers from a Gram store with no tile kept,
+dense float64 matrix, as ours does. lineax, and GPyTorch at the best of a few ranks of its pivoted Cholesky preconditioner, run in
+environments of their own (peers/setup.py); one that is not installed is left out, and the result says so. Their tolerance is
+halved until the residual is as small as is asked of all. "stored" streams the same numbers from a Gram store with no tile kept,
 "free" computes the kernel anew in every product.
 """
 
@@ -29,15 +31,17 @@ from typing import Any
 import numpy as np
 from measuring.machine import facts
 from measuring.rates import ratio, summary
+from peers.client import Peer, PeerError
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import cg as scipy_cg
 
 import kernreg
 from kernreg.architecture import Architecture
 from kernreg.cg import ConjugateGradients
+from kernreg.directsolvers import Cholesky
 from kernreg.gram import build
 from kernreg.operators import Dense, MatrixFree, Operator, Stored
-from kernreg.solve import Cholesky, solve
+from kernreg.solve import solve
 from kernreg.streaming import streaming_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -112,9 +116,64 @@ def contestants(case: Case, folder: Path) -> tuple[dict[str, Run], np.ndarray, n
     return runs, A, Y
 
 
-def measure(case: Case, repeats: int, folder: Path) -> list[dict[str, Any]]:
+PEERS = {"lineax": ("cg (lineax)", (0,)), "linear_operator": ("cg (GPyTorch)", (0, 15, 100, 300))}
+
+
+class PeerRun:
+    """A peer at its best settings for a matrix, timed in its own process."""
+
+    def __init__(
+        self, peer: Peer, K: np.ndarray, ridge: float, Y: np.ndarray, ranks: tuple[int, ...]
+    ) -> None:
+        self._peer, self._problem, self.rank, self.rtol = peer, (K, ridge, Y), 0, RTOL
+        fastest = float("inf")
+        for rank in ranks:
+            for halvings in range(6):
+                self._prepare(rank, RTOL / 2**halvings)
+                X = peer.result()[:-1]
+                residual = np.linalg.norm(Y - K @ X - ridge * X, axis=0) / np.linalg.norm(Y, axis=0)
+                if residual.max() <= 2 * RTOL:
+                    seconds = peer.seconds(1)
+                    if seconds < fastest:
+                        fastest, self.rank, self.rtol = seconds, rank, RTOL / 2**halvings
+                    break
+        if fastest == float("inf"):
+            raise PeerError(f"{peer.name} does not reach a residual of {2 * RTOL:g}")
+        self._prepare(self.rank, self.rtol)
+
+    def __call__(self) -> Result:
+        found = self._peer.result()
+        return found[:-1], int(found[-1].max())
+
+    def seconds(self) -> float:
+        return self._peer.seconds(1)
+
+    def _prepare(self, rank: int, rtol: float) -> None:
+        K, ridge, Y = self._problem
+        self._peer.prepare([], "", K, Y, {"ridge": ridge, "rtol": rtol, "rank": rank})
+
+
+def peer_runs(peers: dict[str, Peer], A: np.ndarray, case: Case, Y: np.ndarray) -> dict[str, PeerRun]:
+    """Peers by the names of their rows; one that fails is left out, and said so."""
+    K, runs = A.copy(), {}
+    ridge = case.relative_ridge * float(A.diagonal().mean()) / (1 + case.relative_ridge)
+    K.reshape(-1)[:: case.n + 1] -= ridge
+    for name, peer in peers.items():
+        label, ranks = PEERS[name]
+        try:
+            run = PeerRun(peer, K, ridge, Y, tuple(rank for rank in ranks if rank <= case.n // 2))
+        except PeerError as error:
+            print(f"{case.name}: {label} left out: {error}", file=sys.stderr)
+            continue
+        runs[f"{label}, rank {run.rank}" if len(ranks) > 1 else label] = run
+    return runs
+
+
+def measure(case: Case, repeats: int, folder: Path, peers: dict[str, Peer]) -> list[dict[str, Any]]:
     """A row for each contestant: checked, then timed in turns, then its memory."""
     runs, A, Y = contestants(case, folder)
+    theirs = peer_runs(peers, A, case, Y)
+    runs |= theirs
     truth = cho_solve(cho_factor(A, lower=True), Y)
     rows: dict[str, dict[str, Any]] = {}
     for name, run in runs.items():
@@ -132,15 +191,19 @@ def measure(case: Case, repeats: int, folder: Path) -> list[dict[str, Any]]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            if name in theirs:
+                seconds[name].append(theirs[name].seconds())
+                continue
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
     for name, run in runs.items():
-        tracemalloc.start()
-        run()
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        rows[name] |= {"seconds": summary(seconds[name]), "peak_bytes_beside_matrix": peak}
+        rows[name] |= {"seconds": summary(seconds[name]), "peak_bytes_beside_matrix": None}
+        if name not in theirs:
+            tracemalloc.start()
+            run()
+            _, rows[name]["peak_bytes_beside_matrix"] = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
         rows[name]["speed_of_scipy_cg"] = ratio(seconds["cg, ten runs (SciPy)"], seconds[name])
         rows[name]["speed_of_scipy_cho_solve"] = ratio(seconds["cho_solve (SciPy)"], seconds[name])
     saved = rows["cg, rank 0"]["iterations"] / rows["cg"]["iterations"]
@@ -161,7 +224,7 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        t = row["seconds"]
+        t, peak = row["seconds"], row["peak_bytes_beside_matrix"]
         cells = (
             row["case"],
             str(row["n"]),
@@ -173,12 +236,18 @@ def markdown(result: dict[str, Any]) -> str:
             f"{row['speed_of_scipy_cg']['median']:.2g}",
             f"{row['speed_of_scipy_cho_solve']['median']:.2g}",
             f"{row['residual']:.1e}",
-            f"{row['peak_bytes_beside_matrix'] / 2**20:.0f}",
+            "–" if peak is None else f"{peak / 2**20:.0f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     saved = {row["case"]: row["iterations_saved_by_preconditioner"] for row in result["rows"]}
     texts = (f"{case} {times:.1f} times" for case, times in saved.items())
     lines += ["", f"Fewer iterations with the preconditioner (target 5 times at 1e-6): {', '.join(texts)}."]
+    versions = "; ".join(
+        f"{name} {', '.join(f'{k} {v}' for k, v in of.items())}" for name, of in result["peers"].items()
+    )
+    lines += ["", f"Peers: {versions}." if versions else "Peers: none was installed."]
+    if result["left_out"]:
+        lines += ["", f"Left out: {'; '.join(result['left_out'])}."]
     return "\n".join(lines) + "\n"
 
 
@@ -189,11 +258,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to write to; benchmarks/results for a full run")
     options = parser.parse_args()
     out = options.out or (None if options.quick else RESULTS)
-    result: dict[str, Any] = {"machine": facts(), "rows": []}
+    result: dict[str, Any] = {"machine": facts(), "peers": {}, "left_out": [], "rows": []}
+    peers: dict[str, Peer] = {}
+    for name in PEERS:
+        try:
+            peers[name] = Peer(name, "float64")
+            result["peers"][name] = peers[name].versions
+        except PeerError as error:
+            result["left_out"].append(str(error).replace(" (or name --ours-only)", ""))
+            print(f"left out: {result['left_out'][-1]}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         for case in QUICK if options.quick else CASES:
             print(f"{case.name} …", file=sys.stderr, flush=True)
-            result["rows"] += measure(case, 1 if options.quick else options.repeats, Path(folder))
+            result["rows"] += measure(case, 1 if options.quick else options.repeats, Path(folder), peers)
+    for peer in peers.values():
+        peer.close()
     print(markdown(result))
     if out:
         out.mkdir(parents=True, exist_ok=True)

@@ -180,6 +180,62 @@ cluster_option = click.option(
     callback=cluster_spec,
     help="Who computes: local, local:4, slurm, pbs, lsf, sge, tcp://SCHEDULER:8786, or a file of settings, FILE.toml.",
 )
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="That factors. cuda: a factor that the GPU does not hold is made by tiles on all GPUs; "
+    "auto: the GPU, if there is one whose memory suffices.",
+)
+device_memory = click.option(
+    "--device-memory",
+    type=byte_size,
+    metavar="SIZE",
+    help="Most memory of each GPU to use, like 20GiB. [default: what is free]",
+)
+memory = click.option(
+    "--memory",
+    type=byte_size,
+    metavar="SIZE",
+    help="Most memory to use, like 4GiB; a factor beyond it is made by tiles on disk. "
+    "[default: three quarters of the machine's]",
+)
+scratch = click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the tiles of a factor. [default: beside the store]",
+)
+# Of conjugate gradients; names are those of `kernreg.cg.ConjugateGradients`.
+iteration_options = options(
+    click.option(
+        "--rtol",
+        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        default=1e-8,
+        show_default=True,
+        help="Relative residual of each column that conjugate gradients reach, and a float32 factor.",
+    ),
+    click.option(
+        "--rank",
+        type=click.IntRange(min=0),
+        help="Of the preconditioner of conjugate gradients. [default: 8·√n; 0: none]",
+    ),
+    click.option("--max-iterations", type=click.IntRange(min=1), default=10_000, show_default=True),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of its pivots."),
+)
+ITERATION = ("rtol", "rank", "max_iterations", "seed")
+matrix_free = click.option(
+    "--matrix-free",
+    is_flag=True,
+    help="Compute the kernel anew in every product of conjugate gradients; tiles need not be there.",
+)
+probes = click.option(
+    "--probes",
+    type=click.IntRange(min=2),
+    default=20,
+    show_default=True,
+    help="Right-hand sides that --gcv estimates the trace from.",
+)
 
 threads = click.option(
     "--threads",

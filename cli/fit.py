@@ -9,12 +9,20 @@ import click
 
 from kernreg.cli.arguments import (
     DEFAULT_FOLDER,
+    ITERATION,
     as_json,
-    byte_size,
+    data_dir,
+    device,
+    device_memory,
+    iteration_options,
     kernel_of_store,
+    matrix_free,
+    memory,
+    probes,
     ridge,
     ridge_mode,
     sample_window,
+    scratch,
     threads,
     training_times,
 )
@@ -22,6 +30,7 @@ from kernreg.cli.arguments import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kernreg.cg import ConjugateGradients
     from kernreg.measure import Measurement
     from kernreg.store import GramStore
     from kernreg.tiled import TiledCholesky
@@ -73,30 +82,28 @@ if TYPE_CHECKING:
     help="With --time: full-batch gradient descent with this learning rate in place of gradient flow.",
 )
 @click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="That solves; auto: the GPU, if there is one whose memory suffices.",
-)
-@click.option(
     "--loo/--no-loo",
     default=True,
     show_default=True,
-    help="Leave-one-out and GCV curves too, which doubles the time.",
+    help="Leave-one-out and GCV curves too, which doubles the time; not with --solver cg.",
 )
 @click.option(
-    "--memory",
-    type=byte_size,
-    metavar="SIZE",
-    help="Most memory to use, like 4GiB; a Gram matrix beyond it is factored by tiles on disk. "
-    "[default: three quarters of the machine's]",
+    "--solver",
+    type=click.Choice(["cholesky", "cg"]),
+    default="cholesky",
+    show_default=True,
+    help="cholesky: the curve at every m from one factor, in memory or on disk; cg: at m = n/√2^j, by iterations that "
+    "start from one another, for a Gram that no disk holds a factor of.",
 )
-@click.option(
-    "--scratch",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the tiles of a factor. [default: beside the store]",
-)
+@iteration_options
+@click.option("--gcv", is_flag=True, help="With --solver cg: GCV too, by a trace that is estimated.")
+@probes
+@matrix_free
+@data_dir
+@memory
+@device
+@device_memory
+@scratch
 @click.option("--keep-factor", is_flag=True, help="Leave the tiles of a factor there when all is done.")
 @click.option(
     "--breaks", is_flag=True, help="Also look for a change of the exponent (DIDE, or a noise crossover)."
@@ -120,6 +127,8 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     kernreg fit                                        every complete store here
     kernreg fit a.gram b.gram --ridge loo --window 100:
     kernreg fit large.gram --memory 4GiB --scratch /fast   a matrix that memory does not hold
+    kernreg fit large.gram --device cuda --device-memory 20GiB
+    kernreg fit larger.gram --solver cg --gcv              a matrix whose factor no disk holds
     kernreg fit a.gram --time 1:10000:9                training stopped at nine times, and when it should have been
     """
     from kernreg.durable import require_folder
@@ -133,17 +142,21 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
         raise click.UsageError("--step is that of training up to a --time")
     if times:
         _refuse_with_time(settings)
-    limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor")}
+    elif settings["solver"] != "cg" and (settings["gcv"] or settings["matrix_free"]):
+        raise click.UsageError("--gcv and --matrix-free are for --solver cg; a factor gives GCV by --loo")
+    limits = {name: settings.pop(name) for name in ("memory", "scratch", "keep_factor", "device_memory")}
     solver = TiledCholesky(**limits, keep_curve=True, progress=True)
     require_folder(out)
+    iteration = _iteration(settings, out)
     measurements: list[Measurement] = []
     for store in stores_of(grams or (DEFAULT_FOLDER,)):
         for name in store.kernels if kernel is None else (kernel,):
             if times:
                 chosen = [time for several in times for time in several]
-                measurements += _stopped(store, name, chosen, step, limits["memory"], out, **settings)
+                asked = {key: settings[key] for key in ("ridge", "ridge_mode", "model", "window", "breaks")}
+                measurements += _stopped(store, name, chosen, step, limits["memory"], out, asked)
             else:
-                measurements.append(_measured(store, name, solver, **settings))
+                measurements.append(_measured(store, name, solver, iteration, **settings))
     files = [*save(measurements, out), *save_times(measurements, out)]
     for measurement in measurements:
         if measurement.curve.traffic is not None and not solver.keep_factor:
@@ -151,18 +164,37 @@ def command(grams: tuple[Path, ...], exponent: bool, out: Path, as_json: bool, *
     print_results(measurements, files, as_json)
 
 
-def _measured(
-    store: GramStore, kernel: str, solver: TiledCholesky, device: str, **settings: Any
-) -> Measurement:
-    from kernreg.curve import beyond_memory
-    from kernreg.device import choose
-    from kernreg.measure import measure
+def _iteration(settings: dict[str, Any], out: Path) -> ConjugateGradients | None:
+    """The solver of --solver cg, or None; takes its options out of the settings."""
+    from kernreg.cg import ConjugateGradients
 
-    device = choose(device, store.n, store.y_train.shape[1]).name
-    click.echo(f"{store.path}: {kernel}, n = {store.n}, on {device}", err=True)
-    if device == "cpu" and (why := beyond_memory(store, solver)):
-        click.echo(f"{store.path}: {why}", err=True)
-    return measure(store, kernel, solver=solver, device=device, **settings)
+    tolerances = {name: settings.pop(name) for name in ITERATION}
+    by_cg, gcv = settings.pop("solver") == "cg", settings.pop("gcv")
+    settings["probes"] = settings["probes"] if gcv else 0
+    return ConjugateGradients(**tolerances, checkpoint=out / "fit") if by_cg else None
+
+
+def _measured(
+    store: GramStore,
+    kernel: str,
+    solver: TiledCholesky,
+    iteration: ConjugateGradients | None,
+    device: str,
+    **settings: Any,
+) -> Measurement:
+    from kernreg.measure import measure
+    from kernreg.placement import place
+
+    if iteration is None:
+        where = place(store, solver, device)
+        click.echo(f"{store.path}: {kernel}, n = {store.n}, on {where.name}", err=True)
+        if where.why:
+            click.echo(f"{store.path}: {where.why}", err=True)
+    else:
+        click.echo(
+            f"{store.path}: {kernel}, n = {store.n}, by conjugate gradients, without leave-one-out", err=True
+        )
+    return measure(store, kernel, solver=solver, device=device, iteration=iteration, **settings)
 
 
 def _stopped(
@@ -172,9 +204,7 @@ def _stopped(
     step: float | None,
     memory: int | None,
     out: Path,
-    loo: bool,
-    device: str,
-    **settings: Any,
+    settings: dict[str, Any],
 ) -> list[Measurement]:
     from kernreg.filters import stop_at
     from kernreg.flowcurve import beyond_memory
@@ -185,7 +215,6 @@ def _stopped(
         click.echo(f"{store.path}: {why}", err=True)
     stops = [stop_at(time, step) for time in times]
     if why:
-        out.mkdir(parents=True, exist_ok=True)
         settings |= {"checkpoint": out / f"{store.path.stem}-{kernel}.training", "progress": True}
     return measure_stopped(store, kernel, stops, memory=memory, **settings)
 
@@ -196,8 +225,10 @@ def _refuse_with_time(settings: dict[str, Any]) -> None:
         raise click.UsageError(
             "--ridge is a number with --time: GCV is told for every time, and --time inf is the end"
         )
-    if settings["device"] == "cuda":
-        raise click.UsageError("--time is computed on the CPU: leave out --device cuda")
+    if settings["device"] == "cuda" or settings["device_memory"] is not None:
+        raise click.UsageError("--time is computed on the CPU: leave out --device cuda and --device-memory")
+    if settings["solver"] == "cg" or settings["gcv"] or settings["matrix_free"]:
+        raise click.UsageError("--time solves no system: leave out --solver cg, --gcv and --matrix-free")
     for name in ("scratch", "keep_factor"):
         if settings[name]:
             raise click.UsageError(

@@ -91,6 +91,11 @@ row_options = options(
 )
 @cluster_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option(
+    "--tiles/--no-tiles",
+    default=True,
+    help="--no-tiles: begin the store and compute none of it, for `kernreg solve --matrix-free`.",
+)
 @as_json
 def command(**given: Any) -> None:
     """Compute the Gram matrix of images under an architecture, tile by tile, into a store.
@@ -171,12 +176,12 @@ def _fill(
         if before["backend"] != facts["backend"]:
             now, then = facts["backend"], before["backend"]
             click.echo(f"from here on by backend {now}, so far by {then}; every tile says its own")
-    settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory", "member")}
+    settings = {key: given[key] for key in ("kernel", "backend", "dtype", "memory", "member", "tiles")}
     store = build(path, dataset, architecture, progress=True, cluster=cluster, **settings)
     if given["as_json"]:
         echo_json(describe(store))
     else:
-        click.echo(f"complete: {store.path}")
+        click.echo(f"{'complete' if store.complete else 'begun'}: {store.path}")
 
 
 def store_path(given: dict[str, Any], dataset: Dataset, architecture: Architecture) -> Path:

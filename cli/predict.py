@@ -22,6 +22,9 @@ from kernreg.cli.arguments import as_json, byte_size, data_dir, threads
 @click.option("--test", type=click.IntRange(min=1), help="The first test rows of the store. [default: all]")
 @click.option("--backend", help="For --images: auto, cpu, triton or reference. [default: that of the Gram]")
 @click.option("--memory", type=byte_size, metavar="SIZE", help="Most memory for tiles of the store.")
+@click.option(
+    "--matrix-free", is_flag=True, help="Compute the kernel of the test rows; tiles need not be there."
+)
 @data_dir
 @threads
 @click.option(
@@ -37,6 +40,7 @@ def command(
     test: int | None,
     backend: str | None,
     memory: int | None,
+    matrix_free: bool,
     data_dir: Path | None,
     out: Path | None,
     as_json: bool,
@@ -59,7 +63,8 @@ def command(
         raise click.UsageError("--gram and --test choose rows of a store, --images those of a file: give one")
     saved = SavedSolution.read(solution)
     if images is None:
-        predictions = of_store(saved, GramStore.open(gram or saved.gram), test, memory)
+        store, how = GramStore.open(gram or saved.gram), {"matrix_free": matrix_free, "data_dir": data_dir}
+        predictions = of_store(saved, store, test, memory, **how)
     else:
         predictions = of_images(saved, images, data_dir, backend)
     out = out or solution.with_name(f"{solution.name.removesuffix('.h5')}.predictions.csv")

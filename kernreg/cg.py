@@ -18,6 +18,7 @@ import numpy as np
 
 from kernreg.cgstate import CONVERGED, INDEFINITE, RUNNING, STAGNATED, Integers, State, load
 from kernreg.cholesky import EPS, Matrix, round_up
+from kernreg.durable import sweep_file
 from kernreg.errors import KernregError
 from kernreg.iterations import Iterations, Report
 from kernreg.lanczos import Probe, extreme_eigenvalues, extremes_of_steps
@@ -100,7 +101,10 @@ class ConjugateGradients:
                 lambda _: meter.note("stopping after this iteration; once more stops at once")
             ) as interruption,
         ):
-            s = load(self.checkpoint, problem) if self.checkpoint else None
+            s = None
+            if self.checkpoint is not None:
+                sweep_file(self.checkpoint)
+                s = load(self.checkpoint, problem)
             if prepared is None and self.rank != 0:
                 meter.note("computing columns for the preconditioner")
             M = prepared or self.prepare(K, ridge)

@@ -47,9 +47,9 @@ class Cublas:
             raise KernregError(f"cuSOLVER potrf refused its argument {-status}; the matrix is damaged")
         return status
 
-    def trsm(self, L: Any, B: Any) -> None:
-        """B (r, b) ← B·L⁻ᵀ with the lower triangle of L (b, b)."""
-        self._solve(LEFT, TRANSPOSED, L, B, B.shape[::-1])
+    def trsm(self, L: Any, B: Any, *, transposed: bool = True) -> None:
+        """B (r, b) ← B·L⁻ᵀ with the lower triangle of L (b, b), or B·L⁻¹ if not `transposed`."""
+        self._solve(LEFT, TRANSPOSED if transposed else AS_IT_IS, L, B, B.shape[::-1])
 
     def forward(self, L: Any, X: Any) -> None:
         """X (n, c) ← L⁻¹X with the lower triangle of L (n, n)."""
@@ -65,6 +65,15 @@ class Cublas:
         getattr(self._blas, f"{_letter(B)}syrk")(
             self._blas_handle, UPPER, TRANSPOSED, len(C), B.shape[1], minus.ctypes.data,
             self._address(B), _row_length(B), one.ctypes.data, self._address(C), _row_length(C),
+        )  # fmt: skip
+
+    def gemm(self, A: Any, B: Any, C: Any, *, transposed: bool = True) -> None:
+        """C (p, q) ← C − A·Bᵀ with A (p, k) and B (q, k), or C − A·B with B (k, q) if not `transposed`."""
+        minus, one = np.array(-1, C.dtype), np.array(1, C.dtype)
+        getattr(self._blas, f"{_letter(C)}gemm")(
+            self._blas_handle, TRANSPOSED if transposed else AS_IT_IS, AS_IT_IS, C.shape[1], C.shape[0], A.shape[1],
+            minus.ctypes.data, self._address(B), _row_length(B), self._address(A), _row_length(A),
+            one.ctypes.data, self._address(C), _row_length(C),
         )  # fmt: skip
 
     def _solve(self, side: int, operation: int, L: Any, B: Any, sizes: tuple[int, int]) -> None:

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernreg.blocks import PROCESS_BYTES
 from kernreg.cholesky import Matrix, NotPositiveDefiniteError, real_array
-from kernreg.device import HOST, Device, choose
+from kernreg.device import Device, choose
+from kernreg.duplicates import twin
 from kernreg.errors import KernregError
-from kernreg.plan import show_bytes
-from kernreg.prefix import BLOCK_ROWS, PrefixErrors
+from kernreg.operators import Stored
+from kernreg.placement import place
+from kernreg.prefix import PrefixErrors
 from kernreg.question import Question, halves, question
 from kernreg.ridge import RidgeMode, absolute_ridge, ridge_in_units
 from kernreg.store import GramStore
-from kernreg.storedgram import StoredGram, twin
+from kernreg.storedgram import StoredGram
 from kernreg.targets import Counts, check_shapes, targets
 from kernreg.tiled import TiledCholesky, Traffic
 from kernreg.tiledcurve import sweep
@@ -191,10 +192,12 @@ def curve_from_store(
         store: open; the tiles of the first n rows must be there.
         kernel: "nngp" or "ntk"; default: the NTK if the store has it.
         n: use the first n training rows only; default all.
-        solver: how to factor what exceeds `solver.memory`, by default three quarters of the machine's memory;
-            `beyond_memory` tells beforehand. The numbers are the same to rounding; with loo=True it takes
-            twice the time and three times the reads. A ridge "loo" or "gcv" needs the matrix in memory.
-        device: as in `learning_curve`; a GPU is given the tiles one by one, and `solver` is for the host.
+        solver: how to factor by tiles on disk what exceeds `solver.memory`, by default three quarters of the machine's
+            memory, or on a GPU `solver.device_memory`, by default what is free. The numbers are the same to rounding;
+            with loo=True it takes twice the time and three times the reads. A ridge "loo" or "gcv" needs the matrix
+            in memory.
+        device: "cpu"; "cuda": the current GPU, or all GPUs and tiles on disk where its memory does not suffice; "auto":
+            the GPU if its memory suffices, see `kernreg.placement`; or a `Device`, whose memory holds the matrix.
         settings: further keyword arguments of `learning_curve`.
 
     Memory: that of `learning_curve` with overwrite=True, which is K and K_test in float64 and K/4; at most
@@ -210,10 +213,11 @@ def curve_from_store(
     solver = solver or TiledCholesky()
     if store.labels_test is not None and store.y_train.shape[1] > 1:
         settings.setdefault("labels_test", store.labels_test)
-    if isinstance(device, str):
-        device = choose(device, store.n if n is None else n, store.y_train.shape[1])
-    if device is HOST and (why := beyond_memory(store, solver, n)):
-        return _tiled_curve(StoredGram(store, kernel, 0, n), ridge, ridge_mode, solver, why, **settings)
+    where = place(store, solver, device, n)
+    if where.solver is not None:
+        gram = StoredGram(store, kernel, 0, n)
+        return _tiled_curve(gram, ridge, ridge_mode, where.solver, where.why, **settings)
+    device = where.device
     K, K_test = store.train(kernel, n, xp=device.xp), store.test(kernel, n)
     y = store.y_train[: len(K)]
     try:
@@ -231,18 +235,6 @@ def _count(values: Any, axis: int) -> int:
     """Rows or columns of what is not checked yet."""
     shape = np.shape(values)
     return int(shape[axis]) if len(shape) > axis else 1
-
-
-def beyond_memory(store: GramStore, solver: TiledCholesky, n: int | None = None) -> str:
-    """Why the curve of a store is made by tiles of a factor on disk, or "" where memory holds it all."""
-    n = store.n if n is None else n
-    needed = PROCESS_BYTES + 8 * (n * n + n * n // 4 + n * store.t + 2 * n * min(store.t, BLOCK_ROWS[1]))
-    if needed <= solver.bytes_allowed:
-        return ""
-    return (
-        f"{n} rows in float64 need {show_bytes(needed)} of memory and {show_bytes(solver.bytes_allowed)} are "
-        "allowed: the factor is made by tiles on disk"
-    )
 
 
 def _tiled_curve(
@@ -266,7 +258,9 @@ def _tiled_curve(
     y, y_test = targets(gram.store.y_train[: len(gram)], "y"), targets(gram.store.y_test, "y_test")
     asked = question(y, y_test, labels_test, anchors, loo)
     blocks = [(0, len(gram)), *halves(len(gram), replicates)]
-    diagonal = gram.diagonal()
+    K = Stored.streamed(gram.store, gram.kernel, len(gram))
+    diagonal = K.diagonal()
+    gram.read_bytes += K.reader.bytes_read
     λ = ridge_in_units(diagonal, ridge, ridge_mode)
     found = sweep(gram, asked, λ, blocks, solver)
     return _curve(asked, λ, diagonal, blocks, found.errors, found.left_out, found.traffic)

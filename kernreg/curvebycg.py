@@ -23,7 +23,8 @@ from kernreg.predict import DenseRows, StoredRows
 from kernreg.question import question
 from kernreg.ridge import RidgeMode, ridge_in_units
 from kernreg.solution import Solution, relative_ridge
-from kernreg.solve import solve
+from kernreg.solve import solve, tile_budget
+from kernreg.streaming import streaming_bytes
 from kernreg.targets import targets
 from kernreg.trace import gcv, trace_of_inverse
 
@@ -82,7 +83,8 @@ def curve_by_cg(
         K_test: operator of test rows with training rows, or a (t, n) array.
         y_test: (t,) or (t, c) targets of the test rows; not all zero.
         ridge, ridge_mode: as in `kernreg.learning_curve`: "relative" refers to all n rows, and λ is the same at every m.
-        solver: default `ConjugateGradients()`. A checkpoint of it is kept for the anchor at work alone.
+        solver: default `ConjugateGradients()`. Beside its checkpoint every anchor has a state of its own until the curve
+            is done, so that a run that was killed solves no anchor again.
         anchors: sample counts; default n/√2^j down to 8.
         probes: columns of each solve that estimates the trace for GCV, at least 2; 0: no GCV.
         labels_test: (t,) right column of each test row; default: read from targets of the form a + b·one-hot.
@@ -116,8 +118,6 @@ def curve_by_cg(
             solution = solve(K_m, y[:m], at, λ, start=start, progress=progress).require()
         except KernregError as error:
             raise KernregError(f"m = {m}: {error}") from error
-        if at.checkpoint is not None:
-            at.checkpoint.unlink(missing_ok=True)
         α = solution.value
         f = K_test.matmul(α)
         squared_errors[j] = np.square(f - y_test).sum(axis=1)
@@ -127,6 +127,9 @@ def curve_by_cg(
             score = gcv(α, trace_of_inverse(K_m, λ, solver, probes, progress=progress))
             scores.append((score.value / zero_error, score.error / zero_error))
         solutions.append(solution)
+    for m in marks.tolist():
+        if (state := _of_anchor(solver, m)) is not None:
+            state.unlink(missing_ok=True)
     summed = squared_errors.sum(axis=1)
     curve = LearningCurve(
         samples=marks,
@@ -159,7 +162,7 @@ def curve_by_cg_from_store(
 
     Args:
         store, kernel, n: as in `kernreg.curve.curve_from_store`.
-        memory: most bytes of tiles in memory, see `kernreg.operators.Stored`.
+        memory: most bytes that the process may use, or "4GiB"; None: three quarters of what this machine has.
         settings: further keyword arguments of `curve_by_cg`.
 
     Raises:
@@ -167,11 +170,17 @@ def curve_by_cg_from_store(
     """
     if not store.t:
         raise KernregError("the Gram store has no test rows to measure a loss on; extend it by some")
-    K = Stored(store, kernel, n, memory)
+    kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
+    c, cg = store.y_train.shape[1], settings.get("solver") or ConjugateGradients()
+    tiles = store.tiles("train", kernel, n)
+    rows_bytes = streaming_bytes(store, store.tiles("test", kernel, n))
+    least = streaming_bytes(store, tiles) + rows_bytes + 8 * store.t * c * 4
+    kept = tile_budget(n or store.n, max(c, settings.get("probes", 0)), cg, memory, least)
+    K = Stored(store, kernel, n, kept - least + streaming_bytes(store, tiles))
     y = store.y_train[: K.n]
     if store.labels_test is not None and y.shape[1] > 1:
         settings.setdefault("labels_test", store.labels_test)
-    rows = StoredRows(store, K.kernel, K.n, memory=memory)
+    rows = StoredRows(store, K.kernel, K.n, memory=rows_bytes)
     return curve_by_cg(K, y, rows, store.y_test, ridge, ridge_mode, **settings)
 
 

@@ -17,6 +17,7 @@ from kernreg.cholesky import Matrix
 from kernreg.cublas import Cublas
 from kernreg.cuda import Cuda
 from kernreg.errors import KernregError
+from kernreg.gputiles import Gpu
 from kernreg.plan import show_bytes
 from kernreg.prefix import PrefixErrors
 from kernreg.running import PANEL, ROWS_AT_ONCE
@@ -132,19 +133,39 @@ def choose(name: str, n: int, outputs: int) -> Device:
     Raises:
         KernregError: unknown name, CuPy or the GPU is missing, or its memory does not suffice, by amount.
     """
-    if name not in DEVICES:
-        raise KernregError(f"device is {', '.join(DEVICES)}, not {name!r}")
-    if name == "cpu" or (name == "auto" and absence()):
+    if not wanted(name):
         return HOST
-    device, needed, free = cuda(), curve_bytes(n, outputs), free_bytes()
-    if needed <= free:
+    device, beyond = cuda(), beyond_gpu(f"the learning curve of {n} rows", curve_bytes(n, outputs))
+    if not beyond:
         return device
     if name == "auto":
         return HOST
-    raise KernregError(
-        f"the learning curve of {n} rows needs {show_bytes(needed)} of the GPU's memory and {show_bytes(free)} "
-        "are free: use --device cpu, or fewer rows"
-    )
+    raise KernregError(f"{beyond}: use --device cpu, or fewer rows")
+
+
+def wanted(name: str) -> bool:
+    """Whether a device's name stands for a GPU: "cuda" does, "auto" does where there is one.
+
+    Raises:
+        KernregError: unknown name.
+    """
+    if name not in DEVICES:
+        raise KernregError(f"device is {', '.join(DEVICES)}, not {name!r}")
+    return name == "cuda" or (name == "auto" and not absence())
+
+
+def beyond_gpu(what: str, needed: int, allowed: int | None = None) -> str:
+    """Why `what`, which needs so many bytes, exceeds the memory of the current GPU or what is allowed of it; "" if it does not.
+
+    Raises:
+        KernregError: as `cuda`.
+    """
+    free = free_bytes()
+    limit = free if allowed is None else min(allowed, free)
+    if needed <= limit:
+        return ""
+    bound = "are free" if limit == free else "are allowed"
+    return f"{what} needs {show_bytes(needed)} of the GPU's memory and {show_bytes(limit)} {bound}"
 
 
 def absence() -> str:
@@ -164,14 +185,20 @@ def cuda() -> Cuda:
         KernregError: CuPy or a GPU is missing.
     """
     cupy = _cupy()
-    try:
-        from cupy.cuda import cublas, cusolver, device
-    except ImportError as error:  # CuPy looks for NVIDIA's libraries only now
-        raise KernregError(
-            f"device cuda needs cuBLAS and cuSOLVER ({_line(error)}): pip install 'cupy-cuda13x[ctk]', or use --device cpu"
-        ) from None
-    handles = (device.get_cublas_handle(), device.get_cusolver_handle())
-    return Cuda(cupy, Cublas(cupy, cublas, cusolver, handles, lambda array: int(array.data.ptr)))
+    return Cuda(cupy, _routines(cupy))
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """All GPUs that CUDA shows, for a factor by tiles; their routines are for the calling thread.
+
+    Raises:
+        KernregError: as `cuda`.
+    """
+    cupy, found = _cupy(), []
+    for number in range(cupy.cuda.runtime.getDeviceCount()):
+        with cupy.cuda.Device(number):
+            found.append(Gpu(cupy, number, _routines(cupy)))
+    return tuple(found)
 
 
 def free_bytes() -> int:
@@ -194,6 +221,18 @@ def _cupy() -> ModuleType:
     if not count:
         raise KernregError("device cuda finds no NVIDIA GPU here: use --device cpu")
     return cupy  # type: ignore[no-any-return]
+
+
+def _routines(cupy: Any) -> Cublas:
+    """cuBLAS and cuSOLVER on the current device, for the calling thread."""
+    try:
+        from cupy.cuda import cublas, cusolver, device
+    except ImportError as error:  # CuPy looks for NVIDIA's libraries only now
+        raise KernregError(
+            f"device cuda needs cuBLAS and cuSOLVER ({_line(error)}): pip install 'cupy-cuda13x[ctk]', or use --device cpu"
+        ) from None
+    handles = (device.get_cublas_handle(), device.get_cusolver_handle())
+    return Cublas(cupy, cublas, cusolver, handles, lambda array: int(array.data.ptr))
 
 
 def _line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from kernreg.actors import Lost, Member
 from kernreg.cg import ConjugateGradients
@@ -27,7 +28,7 @@ from kernreg.plan import show_bytes
 from kernreg.progress import Progress
 from kernreg.ridge import RidgeMode
 from kernreg.solution import Solution
-from kernreg.solve import require_cg_memory, solve
+from kernreg.solve import from_fewer, solve, tile_budget
 from kernreg.store import GramStore
 from kernreg.tiles import Tile, TileGrid
 
@@ -276,6 +277,8 @@ def solve_on(
     *,
     memory: int | str | None = None,
     iteration: ConjugateGradients | None = None,
+    start: npt.NDArray[Any] | None = None,
+    probes: int = 0,
     progress: bool | Report = False,
     note: Callable[[str], object] = lambda text: None,
     **given: Any,
@@ -284,7 +287,7 @@ def solve_on(
 
     Args:
         client, store, kernel, n: as in `Distributed`, whose `shares`, `cuts`, `exchange` and `device` may be given, too.
-        ridge, ridge_mode, iteration: as in `kernreg.solve.solve_store`.
+        ridge, ridge_mode, iteration, start, probes: as in `kernreg.solve.solve_store`.
         memory: most bytes that this process, which keeps the vectors and the preconditioner, may use, or "4GiB"; None: three
             quarters of this machine.
         progress: True for a bar, of the bytes read and then of the iterations; or a meter of the iterations.
@@ -296,8 +299,11 @@ def solve_on(
         KernregError: as `Distributed` and `kernreg.solve.solve`; too little memory, by amount.
     """
     cg, n = iteration or ConjugateGradients(), store.n if n is None else n
-    require_cg_memory(cg, n, store.y_train.shape[1], memory)
+    tile_budget(n, max(store.y_train.shape[1], probes), cg, memory, 0)
+    whole = None if start is None else from_fewer(start, n)
     with Distributed(client, store, kernel, n, progress=progress is True, note=note, **given) as K:
         note(K.about())
-        solution = solve(K, store.y_train[:n], cg, ridge, ridge_mode, progress=progress)
+        solution = solve(
+            K, store.y_train[:n], cg, ridge, ridge_mode, start=whole, probes=probes, progress=progress
+        )
         return replace(solution, stats=replace(solution.stats, why=f"cg: {K.about()}"))

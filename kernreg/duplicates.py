@@ -47,6 +47,16 @@ def duplicates_sentence(store: GramStore, n: int | None = None) -> str:
     return f"training rows {named}{more} are the same input: remove the repetitions, or use a ridge"
 
 
+def twin(store: GramStore, row: int) -> str:
+    """Which earlier training row is the same input as this one, as a sentence; "" if none is."""
+    same = np.flatnonzero((store.hashes_train[:row] == store.hashes_train[row]).all(axis=1))
+    if not same.size:
+        return ""
+    first = int(same[0])
+    numbers = f"{store.rows_train[row]} and {store.rows_train[first]}"
+    return f"row {row} is a duplicate of row {first} (rows {numbers} of the data set)"
+
+
 def _named(store: GramStore, rows: list[int]) -> str:
     source = [int(store.rows_train[row]) for row in rows]
     return _equal(rows) if source == rows else f"{_equal(rows)} (of the data set: {_equal(source)})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import re
@@ -94,6 +95,12 @@ def sweep(*folders: Path) -> None:
     for folder in folders:
         for leftover in folder.glob(f"*{PARTIAL}"):
             leftover.unlink(missing_ok=True)
+
+
+def sweep_file(path: Path) -> None:
+    """Remove what a killed writer of this one file left half-written; no other process writes it now."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        leftover.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

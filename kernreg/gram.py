@@ -138,6 +138,7 @@ def build(
     progress: bool | Progress = False,
     member: Member | None = None,
     cluster: Client | None = None,
+    tiles: bool = True,
 ) -> GramStore:
     """The Gram of a data set on disk: created, resumed or extended, whichever is needed.
 
@@ -155,9 +156,10 @@ def build(
         member: this process is one of several, on any hosts, that were given the same data set and settings and fill the
             store together, see `kernreg.sharing`; whichever is first creates it.
         cluster: of `kernreg.cluster.connect`: its workers fill the store, and `memory` is that of each.
+        tiles: False begins or extends the store and computes no tile, see `kernreg.matrixfree`.
 
     Returns:
-        The store, complete, open for reading.
+        The store, complete unless tiles=False, open for reading.
 
     Raises:
         KernregError: the store there was made with other settings or rows, by field; another process
@@ -168,6 +170,8 @@ def build(
     n, t, shape = len(dataset.x_train), len(dataset.x_test), tuple(dataset.x_train.shape[1:])
     if member is not None and cluster is not None:
         raise KernregError("a member shares a store without a cluster: give member or cluster, not both")
+    if member is not None and not tiles:
+        raise KernregError("a member computes tiles: begin a store without them by a process of its own")
     sizes = (architecture, shape, n, t)
     x_bytes = int(dataset.x_train.nbytes + dataset.x_test.nbytes)
 
@@ -201,12 +205,15 @@ def build(
         shared = member is not None
         with GramStore.create(folder, backend=name, tile=tile, shared=shared, **settings, **arrays) as store:
             if not shared:
-                compute(store)
+                if tiles:
+                    compute(store)
                 return GramStore.open(folder)
     name, workers, tile = cut()
     settings["input_shape"] = shape
     store = resumable(folder, dataset, settings)
     if _holds(store, n, t):
+        return store
+    if not tiles and n <= store.n and t <= store.t:
         return store
     if memory is not None:
         widest = max(max(tile.shape) for tile in store.grids["train"])
@@ -222,7 +229,8 @@ def build(
     if member is None:
         with GramStore.open(folder, writer=True, **settings) as store:
             prepare(store)
-            compute(store)
+            if tiles:
+                compute(store)
     else:
         ready = {**settings, "backend": name}
         with open_shared(folder, n, t, ready, prepare) as store:

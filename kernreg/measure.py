@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from kernreg.breaks import Break, detect_break
+from kernreg.cg import ConjugateGradients
 from kernreg.cholesky import Matrix
 from kernreg.curve import LearningCurve, curve_from_store
+from kernreg.curvebycg import CurveByCG, curve_by_cg_from_store
 from kernreg.errors import KernregError
 from kernreg.exponent import PowerLawFit, fit_exponent
 from kernreg.filters import Stop
+from kernreg.matrixfree import curve_without_tiles
 from kernreg.ridge import RidgeMode
 from kernreg.store import GramStore
 from kernreg.tiled import TiledCholesky
@@ -101,6 +104,10 @@ def measure(
     solver: TiledCholesky | None = None,
     breaks: bool = False,
     device: str = "cpu",
+    iteration: ConjugateGradients | None = None,
+    probes: int = 0,
+    matrix_free: bool = False,
+    data_dir: str | Path | None = None,
 ) -> Measurement:
     """The learning curve and the exponent of one kernel of a complete store.
 
@@ -111,13 +118,27 @@ def measure(
         model, window: as in `kernreg.fit_exponent`; model None asks for no exponent.
         loo, solver, device: as in `kernreg.curve.curve_from_store`.
         breaks: also look for a break, `kernreg.breaks.detect_break`, in its own window.
+        iteration: measure at m = n/√2^j by conjugate gradients instead, within the memory of `solver`; there is no
+            leave-one-out then. Its checkpoint is where the states of the solves are kept, by store and kernel.
+        probes: as in `kernreg.curvebycg.curve_by_cg`, with `iteration`.
+        matrix_free, data_dir: with `iteration`, compute the kernel anew in every product, see `kernreg.matrixfree`.
 
     Raises:
         KernregError: as `curve_from_store`. A curve that no power law fits is no error, see `unfit`.
     """
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     try:
-        curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver, device=device)
+        if iteration is None:
+            curve = curve_from_store(store, kernel, ridge, ridge_mode, loo=loo, solver=solver, device=device)
+        else:
+            settings: dict[str, Any] = {
+                "probes": probes,
+                "progress": solver is not None and solver.progress is True,
+            }
+            settings |= {"memory": None if solver is None else solver.memory}
+            settings |= {"data_dir": data_dir} if matrix_free else {}
+            by = curve_without_tiles if matrix_free else curve_by_cg_from_store
+            curve = _by_iteration(store, kernel, ridge, ridge_mode, iteration, by, settings)
     except KernregError as error:
         named = str(store.path) in str(error)
         raise KernregError(str(error) if named else f"{store.path}: {error}") from error
@@ -140,6 +161,28 @@ def fitted(
         except KernregError as error:
             measured = replace(measured, unbroken=str(error))
     return measured
+
+
+def _by_iteration(
+    store: GramStore,
+    kernel: str,
+    ridge: float | str,
+    ridge_mode: RidgeMode,
+    iteration: ConjugateGradients,
+    by: Callable[..., CurveByCG],
+    settings: dict[str, Any],
+) -> LearningCurve:
+    if isinstance(ridge, str):
+        raise KernregError(
+            f"a ridge chosen by {ridge} needs all eigenvalues, which iterations do not give: use a number for --ridge, or "
+            "--solver cholesky"
+        )
+    if iteration.checkpoint is not None:
+        path = iteration.checkpoint
+        iteration = replace(
+            iteration, checkpoint=path.with_name(f"{path.name}-{store.path.stem}-{kernel}.state")
+        )
+    return by(store, kernel, ridge, ridge_mode, solver=iteration, **settings).curve
 
 
 def complete_stores(folder: Path) -> list[GramStore]:

@@ -19,7 +19,7 @@ from kernreg.kernels import backends
 from kernreg.plan import kernels_of
 from kernreg.provenance import Array
 from kernreg.store import GramStore
-from kernreg.streaming import BAND, TileReader, add_products
+from kernreg.streaming import BAND, TileReader, add_products, streaming_bytes
 from kernreg.tiles import Tile, TileGrid
 
 Rows = npt.NDArray[np.int64]
@@ -175,6 +175,12 @@ class Stored(Symmetric):
         self.n = store.n if n is None else n
         self.reader = reader or TileReader(store, "train", self.kernel, self.tiles, memory, prefetch)
         self._diagonal: Matrix | None = None
+
+    @classmethod
+    def streamed(cls, store: GramStore, kernel: str, n: int | None = None) -> Stored:
+        """One that keeps no tile and reads none ahead, in the least memory that there can be."""
+        least = streaming_bytes(store, store.tiles("train", kernel, n), prefetch=False)
+        return cls(store, kernel, n, least, prefetch=False)
 
     def matmul(self, V: Matrix) -> Matrix:
         V = self._fitting(V)

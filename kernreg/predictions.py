@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from kernreg.cholesky import Matrix
 from kernreg.data import reload
 from kernreg.data.newrows import new_rows
-from kernreg.durable import replace
+from kernreg.durable import replace as replace_file
 from kernreg.errors import KernregError
+from kernreg.matrixfree import without_tiles
 from kernreg.predict import ComputedRows, Errors, StoredRows, errors
 from kernreg.provenance import require_hashes, row_hashes
 from kernreg.solutionfile import SavedSolution, write_hdf5
@@ -74,7 +75,7 @@ class Predictions:
             with partial.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(self._lines())
 
-        replace(path, fill)
+        replace_file(path, fill)
 
     def _lines(self) -> list[list[Any]]:
         t, c = self.values.shape
@@ -96,15 +97,37 @@ class Predictions:
 
 
 def of_store(
-    saved: SavedSolution, store: GramStore, t: int | None = None, memory: int | str | None = None
+    saved: SavedSolution,
+    store: GramStore,
+    t: int | None = None,
+    memory: int | str | None = None,
+    *,
+    matrix_free: bool = False,
+    data_dir: str | Path | None = None,
 ) -> Predictions:
     """Predictions for the first t test rows of a store, K(test, train) streamed.
+
+    Args:
+        memory: most bytes of tiles in memory.
+        matrix_free: compute K(test, train) anew instead, see `kernreg.matrixfree`.
+        data_dir: of the original data files, for that.
 
     Raises:
         KernregError: the store is not of these rows, has no test rows, or lacks tiles.
     """
     saved.require_store(store)
-    rows = StoredRows(store, saved.kernel, saved.n, t, memory)
+    rows: StoredRows | ComputedRows
+    if matrix_free:
+        _, computed = without_tiles(store, saved.kernel, saved.n, data_dir)
+        if computed is None:
+            raise KernregError(
+                f"{store.path} has no test rows; extend it by some (--test), or name new images"
+            )
+        if t is not None and t > computed.t:
+            raise KernregError(f"{t} test rows are asked for, {store.path} has {computed.t}")
+        rows = replace(computed, z=computed.z[:t])
+    else:
+        rows = StoredRows(store, saved.kernel, saved.n, t, memory)
     labels = None if store.labels_test is None else store.labels_test[: rows.t]
     targets = store.y_test[: rows.t]
     return Predictions(

@@ -123,7 +123,7 @@ def table(measurements: Sequence[Measurement]) -> str:
             star = "*" if fit.warnings else " "
             told = (f"{fit.exponent:.3f}{star}", interval_text(fit), fit.model)
         error = "-" if curve.error is None else f"{100 * curve.error[-1]:.2f} %"
-        n = str(curve.samples[-1])
+        n = str(int(curve.samples[-1]))
         broken = _break_cells(m.broken) if asked else ()
         rows.append((m.name, m.kernel, n, *told, f"{curve.loss[-1]:.4g}", error, *broken))
         name = label(m, measurements)

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,7 @@ class Scratch:
         self._digests: dict[int, xxhash.xxh3_128] = {}
         self._writer, self._reader = (ThreadPoolExecutor(1, name) for name in ("write", "read"))
         self._writing: deque[Future[None]] = deque()
-        side = min(blocks.tile, blocks.n)
-        self._ring = [np.empty(side * side, self.dtype) for _ in range(READ_AHEAD + 1)]
+        self.use_memory(lambda numbers: np.empty(numbers, self.dtype))
 
     @classmethod
     def begin(
@@ -134,6 +133,11 @@ class Scratch:
         blocks, dtype = self.blocks, self.dtype.name
         cut = {"n": blocks.n, "tile": blocks.tile, "panel": blocks.panel}
         return {"identity": self.identity, **cut, "dtype": dtype, "outputs": self.outputs}
+
+    def use_memory(self, empty: Callable[[int], npt.NDArray[Any]]) -> None:
+        """Read tiles into arrays that `empty` makes of so many numbers."""
+        side = min(self.blocks.tile, self.blocks.n)
+        self._ring = [empty(side * side) for _ in range(READ_AHEAD + 1)]
 
     def path(self, p: int) -> Path:
         """File of panel p."""

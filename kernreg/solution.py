@@ -42,6 +42,9 @@ class Stats:
         rank: of the preconditioner.
         products: matrix products with K, each with several columns at once.
         seconds: wall time of this call; a resumed solve does not count what was before.
+        trace: of (K + λI)⁻¹ and its standard error, if it was asked for; else None.
+        degrees_of_freedom: tr K(K + λI)⁻¹ = n − λ·trace and its standard error; None likewise.
+        gcv: n·|value|²/trace², divided by the mean of |y|², and its standard error; None likewise.
         enough_ridge: an absolute ridge that should do where λ did not; None where nothing is amiss.
         why: why this solver was chosen, where it was chosen automatically.
     """
@@ -57,6 +60,9 @@ class Stats:
     rank: int = 0
     products: int = 0
     seconds: float = 0.0
+    trace: tuple[float, float] | None = None
+    degrees_of_freedom: tuple[float, float] | None = None
+    gcv: tuple[float, float] | None = None
     enough_ridge: float | None = None
     why: str = ""
 

@@ -77,6 +77,19 @@ class SavedSolution:
             raise KernregError(f"{store.path} holds {store.n} train rows, the solution is of {self.n}")
         require_hashes(store.hashes_train, self.hashes, "train", str(store.path))
 
+    def leading(self, store: GramStore, kernel: str, n: int) -> Matrix:
+        """(m, c) coefficients where an iteration for the first n rows of a store may start.
+
+        Raises:
+            KernregError: of another kernel or other rows, as `require_store`, or of more than n.
+        """
+        if self.kernel != kernel or self.n > n:
+            raise KernregError(
+                f"a start must be of the {kernel} and of at most {n} rows, not of the {self.kernel} and {self.n}"
+            )
+        self.require_store(store)
+        return self.coefficients
+
     def write(self, path: Path) -> None:
         """Write or replace the file, atomically.
 

@@ -3,142 +3,30 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kernreg import cholesky
+from kernreg import device as devices
 from kernreg.cg import ConjugateGradients
-from kernreg.cholesky import Matrix, NotPositiveDefiniteError
+from kernreg.cholesky import Matrix
+from kernreg.directsolvers import Cholesky, Tiled
 from kernreg.duplicates import duplicates_sentence
 from kernreg.errors import KernregError
 from kernreg.iterations import Report
-from kernreg.lanczos import extreme_eigenvalues
-from kernreg.operators import Dense, Operator, Shifted, Stored
-from kernreg.plan import PROCESS_BYTES, show_bytes
+from kernreg.operators import Dense, Operator, Stored
+from kernreg.plan import PROCESS_BYTES, parse_bytes, show_bytes
 from kernreg.preconditioner import BLOCK, default_rank
 from kernreg.ridge import RidgeMode, ridge_in_units
-from kernreg.solution import Solution, Solver, Stats, Status, relative_residuals, relative_ridge
+from kernreg.solution import Solution, Solver, Stats, Status
 from kernreg.store import GramStore
 from kernreg.streaming import streaming_bytes
 from kernreg.targets import targets
-from kernreg.tiled import TiledCholesky, tiled_solve
-
-LANCZOS_STEPS = 12  # each as dear as reading the factor twice
-
-
-@dataclass(frozen=True)
-class Cholesky:
-    """LAPACK's factor of the whole matrix in memory: n³/3 operations, one n² float64 array beside the operator's own."""
-
-    name: ClassVar[str] = "cholesky"
-
-    def solve(
-        self,
-        K: Operator,
-        B: Matrix,
-        ridge: float,
-        *,
-        start: Matrix | None = None,
-        progress: bool | Report = False,
-    ) -> Solution:
-        """(K + ridge·I)⁻¹B, see `kernreg.solution.Solver`; it needs no start and is silent."""
-        began = time.perf_counter()
-        n, c = B.shape
-        try:
-            L = cholesky.factor(K.columns(np.arange(n)), ridge, overwrite=True)
-        except NotPositiveDefiniteError as failure:
-            return _without_factor(self.name, K, B, ridge, failure, began)
-        X = cholesky.solve(L, B)
-        v = np.random.default_rng(0).standard_normal((n,))
-        _, largest = extreme_eigenvalues(Shifted(K, ridge).matmul, v, LANCZOS_STEPS)
-        _, inverse = extreme_eigenvalues(lambda V: cholesky.solve(L, V), v, LANCZOS_STEPS)
-        residuals = relative_residuals(K, X, B, ridge)
-        stats = Stats(
-            solver=self.name,
-            n=n,
-            ridge=ridge,
-            relative_ridge=relative_ridge(K, ridge),
-            residuals=residuals,
-            iterations=np.zeros(c, dtype=np.int64),
-            eigenvalues=(1 / inverse, largest),
-            products=LANCZOS_STEPS + 1,
-            seconds=time.perf_counter() - began,
-        )
-        message = f"solved by a Cholesky factor: largest relative residual {residuals.max():.1e}"
-        return Solution(X, Status.CONVERGED, message, stats)
-
-
-@dataclass(frozen=True)
-class Tiled:
-    """The factor by tiles on disk of a stored Gram, see `kernreg.tiled`: n³/3 operations in any memory, n²/2 numbers of disk.
-
-    Attributes:
-        memory, scratch: as in `kernreg.tiled.TiledCholesky`.
-    """
-
-    name: ClassVar[str] = "tiled"
-
-    memory: int | str | None = None
-    scratch: str | os.PathLike[str] | None = None
-
-    def solve(
-        self,
-        K: Operator,
-        B: Matrix,
-        ridge: float,
-        *,
-        start: Matrix | None = None,
-        progress: bool | Report = False,
-    ) -> Solution:
-        """(K + ridge·I)⁻¹B, see `kernreg.solution.Solver`; it needs no start. Raises KernregError unless K is stored."""
-        if not isinstance(K, Stored):
-            raise KernregError(
-                "the tiled factorisation reads a Gram store: use cholesky or cg for other operators"
-            )
-        began = time.perf_counter()
-        how = TiledCholesky(self.memory, self.scratch, progress=progress is True)
-        try:
-            found = tiled_solve(K.store, K.kernel, ridge, how, B, K.n)
-        except NotPositiveDefiniteError as failure:
-            return _without_factor(self.name, K, B, ridge, failure, began)
-        v = np.random.default_rng(0).standard_normal((K.n,))
-        eigenvalues = extreme_eigenvalues(Shifted(K, ridge).matmul, v, LANCZOS_STEPS)
-        stats = Stats(
-            solver=self.name,
-            n=K.n,
-            ridge=ridge,
-            relative_ridge=relative_ridge(K, ridge),
-            residuals=found.residual,
-            iterations=np.full(B.shape[1], found.refinements, dtype=np.int64),
-            eigenvalues=eigenvalues,
-            products=LANCZOS_STEPS + 1 + found.refinements,
-            seconds=time.perf_counter() - began,
-        )
-        message = f"solved by a factor on disk: largest relative residual {found.residual.max():.1e}"
-        return Solution(found.value, Status.CONVERGED, message, stats)
-
-
-def _without_factor(
-    name: str, K: Operator, B: Matrix, ridge: float, failure: NotPositiveDefiniteError, began: float
-) -> Solution:
-    """Zeros, whose relative residual is 1, and what LAPACK said."""
-    stats = Stats(
-        solver=name,
-        n=K.n,
-        ridge=ridge,
-        relative_ridge=relative_ridge(K, ridge),
-        residuals=np.asarray(B.any(axis=0), dtype=np.float64),
-        iterations=np.zeros(B.shape[1], dtype=np.int64),
-        seconds=time.perf_counter() - began,
-        enough_ridge=failure.ridge,
-    )
-    return Solution(np.zeros_like(B), Status.NOT_POSITIVE_DEFINITE, str(failure), stats)
-
+from kernreg.tiled import TiledCholesky
+from kernreg.trace import Estimate, degrees_of_freedom, gcv, trace_of_inverse
 
 # By name. A solver of any other kind joins here with a frozen dataclass of the same face (`kernreg.solution.Solver`),
 # and in `choose` with the case that it is best for.
@@ -180,6 +68,7 @@ def solve(
     *,
     memory: int | str | None = None,
     start: npt.ArrayLike | None = None,
+    probes: int = 0,
     progress: bool | Report = False,
 ) -> Solution:
     """(K + λI)⁻¹Y with its residual, or a status that says why not.
@@ -192,6 +81,8 @@ def solve(
         ridge_mode: "absolute" (default) or "relative" to the mean diagonal of K.
         memory: what "auto" may use.
         start: where an iteration starts, of the shape of Y.
+        probes: columns of two more solves that estimate tr (K + λI)⁻¹ for GCV and the degrees of freedom, at least 2; 0:
+            no estimate.
         progress: True for a line on stderr, or a function of (iterations, expected iterations, residual).
 
     Returns:
@@ -215,6 +106,8 @@ def solve(
             beside = operator.K.nbytes if isinstance(operator, Dense) else 0
             chosen, why = choose(operator.n, memory, beside)
         chosen = _named(chosen)
+    if probes and isinstance(chosen, Cholesky | Tiled):
+        chosen = replace(chosen, probes=probes)
     # Powers of two: the squares of very small or large targets would leave the range, and scaling is exact.
     scale = np.exp2(np.frexp(np.abs(B).max(axis=0))[1].clip(-1000, 1000))
     X0 = None if X0 is None else X0 / scale
@@ -222,12 +115,45 @@ def solve(
     message = solution.message
     singular = solution.status in (Status.NOT_POSITIVE_DEFINITE, Status.STAGNATED)
     store = getattr(operator, "store", None)
-    if singular and isinstance(store, GramStore):
+    if singular and "duplicate" not in message and isinstance(store, GramStore):
         message = "; ".join(filter(None, (message, duplicates_sentence(store, operator.n))))
     value = (solution.value * scale).reshape(Y.shape)
     if not np.isfinite(value).all():
         raise KernregError("the solution overflows float64: rescale the targets, or use a larger ridge")
-    return Solution(value, solution.status, message, replace(solution.stats, why=why))
+    stats = replace(solution.stats, why=why)
+    if probes and solution.ok:
+        stats = _with_gcv(stats, operator, B, solution.value * scale, chosen, probes, progress)
+    return Solution(value, solution.status, message, stats)
+
+
+def _with_gcv(
+    stats: Stats,
+    K: Operator,
+    Y: Matrix,
+    α: Matrix,
+    solver: Solver,
+    probes: int,
+    progress: bool | Report,
+) -> Stats:
+    """The trace, by the solver's own factor or by iterations, and the GCV that follows, divided by the mean of |y|²."""
+    if stats.trace is None:
+        iteration = solver if isinstance(solver, ConjugateGradients) else None
+        try:
+            trace = trace_of_inverse(K, stats.ridge, iteration, probes, progress=progress)
+        except KernregError as error:
+            raise KernregError(
+                f"no trace for GCV, though the solution converged: {error}; or do without (--gcv)"
+            ) from error
+    else:
+        trace = Estimate(*stats.trace)
+    score, energy = gcv(α, trace), float(np.square(Y).sum() / len(Y))
+    freedom = degrees_of_freedom(len(Y), stats.ridge, trace)
+    return replace(
+        stats,
+        trace=(trace.value, trace.error),
+        degrees_of_freedom=(freedom.value, freedom.error),
+        gcv=(score.value / energy, score.error / energy) if energy else None,
+    )
 
 
 def solve_store(
@@ -241,7 +167,13 @@ def solve_store(
     memory: int | str | None = None,
     iteration: ConjugateGradients | None = None,
     scratch: str | os.PathLike[str] | None = None,
+    factor_dtype: str = "float64",
+    device: str = "cpu",
+    device_memory: int | str | None = None,
+    start: npt.NDArray[Any] | None = None,
+    probes: int = 0,
     progress: bool | Report = False,
+    said: Callable[[str], object] = lambda why: None,
 ) -> Solution:
     """The coefficients of the first n training rows of a store within a memory budget.
 
@@ -251,59 +183,99 @@ def solve_store(
         n: default all rows.
         solver: "auto", "cholesky" (its factor goes to disk where memory does not hold it), "tiled" (to disk in any case)
             or "cg".
-        ridge, ridge_mode, progress: as in `solve`.
+        ridge, ridge_mode, probes, progress: as in `solve`.
         memory: most bytes that the process may use, or "4GiB"; None: three quarters of what this machine has.
-        iteration: the tolerances of "cg".
+        iteration: the tolerances of "cg"; its rtol is also that of a factor's refinement.
         scratch: folder for a factor on disk; default: beside the store.
+        factor_dtype: "float64", or "float32": half the disk and memory, refined in float64.
+        device: that factors: "cpu", "cuda", or "auto" for the GPU if there is one; conjugate gradients run on the host.
+        device_memory: most bytes of a GPU, or "20GiB"; None: what is free.
+        start: (m, c) coefficients of the first m ≤ n rows, where an iteration starts.
+        said: called, before anything is computed, with why a solver was chosen.
 
     Raises:
-        KernregError: a budget that the solver cannot keep, by amount; and as `solve` and `kernreg.operators.Stored`.
+        KernregError: a budget that the solver cannot keep, by amount; solver, dtype and device that do not go together;
+            and as `solve` and `kernreg.operators.Stored`.
     """
     kernel = kernel or ("ntk" if "ntk" in store.kernels else store.kernels[0])
     tiles = store.tiles("train", kernel, n)
-    n, c = n or store.n, store.y_train.shape[1]
-    least = streaming_bytes(store, tiles)
+    n, c, cg = n or store.n, store.y_train.shape[1], iteration or ConjugateGradients()
+    kept = least = streaming_bytes(store, tiles)
     name, why = choose(n, memory, least)
-    if solver == "cholesky" and name != "cholesky":
+    if factor_dtype != "float64":
+        _require_factor(solver, "a factor's dtype (--factor-dtype)")
+        name, why = (
+            "tiled",
+            f"tiled: a factor in {factor_dtype} is made by tiles on disk and refined in float64",
+        )
+    elif solver == "cholesky" and name != "cholesky":
         name, why = "tiled", f"tiled: the factor goes to disk, {why.partition(': ')[2]}"
     elif solver != "auto":
         name, why = solver, ""
-    kept, chosen = least, _named(name)
+    on_gpu = devices.wanted(device)
+    if device == "cuda" and name == "cg":
+        _require_factor(solver, "device cuda (--device)")
+        name, why = "tiled", f"tiled: the factor goes to disk, {why.partition(': ')[2]}"
+    chosen = _named(name)
+    if name == "cholesky" and on_gpu:
+        limit = None if device_memory is None else parse_bytes(device_memory)
+        needed = 8 * n**2 + devices.LIBRARY_BYTES
+        if not (beyond := devices.beyond_gpu(f"the factor of n = {n}", needed, limit)):
+            chosen, why = Cholesky(devices.cuda()), f"{why}, on the GPU" if why else ""
+        elif device == "cuda":
+            name, why = "tiled", f"tiled: the factor goes to disk, {beyond}"
     if name == "tiled":
-        chosen = Tiled(memory, scratch)
+        gpus = devices.gpus() if on_gpu else ()
+        how = TiledCholesky(memory, scratch, dtype=factor_dtype, gpus=gpus, device_memory=device_memory)
+        chosen = Tiled(how, cg.rtol)
     if name == "cg":
-        chosen = cg = iteration or ConjugateGradients()
-        kept = require_cg_memory(cg, n, c, memory, least)
-    K = Stored(store, kernel, n, kept)
-    solution = solve(K, store.y_train[:n], chosen, ridge, ridge_mode, progress=progress)
+        chosen, kept = cg, tile_budget(n, max(c, probes), cg, memory, least)
+    if why:
+        said(why)
+    if start is not None and name != "cg":
+        said(f"a start is not needed: {name} solves directly")
+    K, whole = Stored(store, kernel, n, kept), None
+    if start is not None and name == "cg":
+        whole = from_fewer(start, n)
+    settings: dict[str, Any] = {"start": whole, "probes": probes, "progress": progress}
+    solution = solve(K, store.y_train[:n], chosen, ridge, ridge_mode, **settings)
     return replace(solution, stats=replace(solution.stats, why=why))
+
+
+def from_fewer(start: npt.NDArray[Any], n: int) -> Matrix:
+    """(n, c) where an iteration starts from coefficients (m, c) of the first m ≤ n rows: those of the others are zero."""
+    return np.vstack([start, np.zeros((n - len(start), start.shape[1]))])
+
+
+def tile_budget(n: int, c: int, cg: ConjugateGradients, memory: int | str | None, least: int) -> int:
+    """Bytes for tiles of a store that conjugate gradients with n rows and c columns leave of a budget.
+
+    Args:
+        memory: most bytes that the process may use, or "4GiB"; None: three quarters of what this machine has.
+        least: bytes of tiles that must be left.
+
+    Raises:
+        KernregError: less is left, by amount.
+    """
+    allowed, rank = allowed_bytes(memory), default_rank(n) if cg.rank is None else min(cg.rank, n)
+    # iterates, residuals, directions, targets and products; F and a block of columns
+    needed = PROCESS_BYTES + 8 * n * (12 * c + rank + 2 * BLOCK[1])
+    if allowed - needed < least:
+        raise KernregError(
+            f"cg of n = {n} needs about {show_bytes(needed + least)} of memory and {show_bytes(allowed)} are allowed: "
+            f"use --memory {-(-(needed + least) // 2**20)}MiB, a lower --rank, or fewer rows (--n)"
+        )
+    return allowed - needed
+
+
+def _require_factor(solver: str, what: str) -> None:
+    if solver == "cg":
+        raise KernregError(
+            f"{what} is for a factor, and conjugate gradients have none: use --solver cholesky"
+        )
 
 
 def _named(name: str) -> Solver:
     if name not in SOLVERS:
         raise KernregError(f"unknown solver {name!r}; use auto, {', '.join(SOLVERS)}")
     return SOLVERS[name]()
-
-
-def cg_bytes(cg: ConjugateGradients, n: int, c: int) -> int:
-    """Memory of conjugate gradients for n rows and c targets beside the operator's own."""
-    rank = default_rank(n) if cg.rank is None else min(cg.rank, n)
-    # iterates, residuals, directions, targets and products; F and a block of columns
-    return PROCESS_BYTES + 8 * n * (12 * c + rank + 2 * BLOCK[1])
-
-
-def require_cg_memory(
-    cg: ConjugateGradients, n: int, c: int, memory: int | str | None, beside: int = 0
-) -> int:
-    """Bytes of the budget that are left for the operator, at least `beside`.
-
-    Raises:
-        KernregError: the budget is smaller, by amount.
-    """
-    needed, allowed = cg_bytes(cg, n, c), allowed_bytes(memory)
-    if allowed < needed + beside:
-        raise KernregError(
-            f"cg of n = {n} needs about {show_bytes(needed + beside)} of memory and {show_bytes(allowed)} are allowed: "
-            f"use --memory {-(-(needed + beside) // 2**20)}MiB, a lower --rank, or fewer rows (--n)"
-        )
-    return allowed - needed

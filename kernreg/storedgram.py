@@ -1,4 +1,7 @@
-"""A Gram in a store as a factorisation reads it: by panels, with one tile of the store in memory at a time."""
+"""A Gram in a store as a factorisation reads it: by panels, with one tile of the store in memory at a time.
+
+Its products, diagonal and columns are those of `kernreg.operators.Stored`.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,6 @@ from kernreg.panel import Panel
 from kernreg.provenance import text_checksum
 from kernreg.store import GramStore
 from kernreg.tiles import Tile
-
-_ROWS_AT_ONCE = 128
 
 
 class StoredGram:
@@ -51,17 +52,6 @@ class StoredGram:
         """The Gram of a block of consecutive rows."""
         return StoredGram(self.store, self.kernel, self.start + start, self.start + stop)
 
-    def diagonal(self) -> npt.NDArray[np.float64]:
-        """(n,) float64."""
-        diagonal = np.empty(len(self))
-        for tile in self._train:
-            if tile.diagonal:
-                numbers = self._read("train", tile).diagonal()
-                first, last = max(tile.row_start, self.start), min(tile.row_stop, self.stop)
-                inside = numbers[first - tile.row_start : last - tile.row_start]
-                diagonal[first - self.start : last - self.start] = inside
-        return diagonal
-
     def train(self, top: int, panel: Panel) -> Iterator[int]:
         """Fill a panel of rows top… of K up to the diagonal; yields how many column blocks are complete.
 
@@ -86,21 +76,6 @@ class StoredGram:
                 panel.put(self._read("test", tile), tile.row_start - top, column - self.start)
             yield panel.complete(tile.column_stop - self.start)
 
-    def matmul(self, V: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """K·V in float64; V (n, c)."""
-        product = np.zeros_like(V)
-        for tile in self._train:
-            top, K = self._inside(tile.row_start, self._read("train", tile))
-            left, K = self._inside(tile.column_start, K.T)
-            columns = slice(left, left + len(K))
-            for a in range(0, K.shape[1], _ROWS_AT_ONCE):
-                strip = K[:, a : a + _ROWS_AT_ONCE].T.astype(np.float64)
-                rows = slice(top + a, top + a + len(strip))
-                product[rows] += strip @ V[columns]
-                if not tile.diagonal:
-                    product[columns] += strip.T @ V[rows]
-        return product
-
     def digest(self) -> str:
         """Of every number of K(train, train), by the checksums that the tiles carry."""
         return self._digest("train", self._train)
@@ -115,24 +90,10 @@ class StoredGram:
         told = [[fact[key] for key in keys] + [fact["checksums"][self.kernel]] for fact in facts]
         return text_checksum(json.dumps([self.start, self.stop, told]))
 
-    def _inside(self, first: int, values: npt.NDArray[Any]) -> tuple[int, npt.NDArray[Any]]:
-        """Rows `first`… of the store, as rows of this Gram: the first one, and the values of those in it."""
-        return max(first - self.start, 0), values[max(self.start - first, 0) : self.stop - first]
-
     def _read(self, part: str, tile: Tile) -> npt.NDArray[Any]:
         values = self.store.shards.read(part, tile, self.kernel)
         self.read_bytes += values.nbytes
         return values
-
-
-def twin(store: GramStore, row: int) -> str:
-    """Which earlier training row has the same numbers as this one, as a sentence; "" if none has."""
-    same = np.flatnonzero((store.hashes_train[:row] == store.hashes_train[row]).all(axis=1))
-    if not same.size:
-        return ""
-    first = int(same[0])
-    numbers = f"{store.rows_train[row]} and {store.rows_train[first]}"
-    return f"row {row} is a duplicate of row {first} (rows {numbers} of the data set)"
 
 
 def _by_rows(tile: Tile) -> tuple[int, int]:

@@ -26,6 +26,7 @@ class TileReader:
     Attributes:
         tiles_read, bytes_read: from the store so far.
         bytes_kept: of tiles that stay in memory.
+        least_bytes: of the tiles in flight and a band of float64.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class TileReader:
         self._store, self._part, self._kernel, self._prefetch = store, part, kernel, prefetch
         self._kept: dict[tuple[int, int], Array] = {}
         self.tiles_read = self.bytes_read = self.bytes_kept = 0
-        self._spare = streaming_bytes(store, tiles, prefetch)
+        self.least_bytes = streaming_bytes(store, tiles, prefetch)
         self._budget = None if memory is None else parse_bytes(memory)
-        if self._budget is not None and self._budget < self._spare:
+        if self._budget is not None and self._budget < self.least_bytes:
             raise KernregError(
-                f"the tiles of {store.path} take {show_bytes(self._spare)} of memory to be streamed, and "
-                f"{show_bytes(self._budget)} are allowed: use --memory {-(-self._spare // 2**20)}MiB"
+                f"the tiles of {store.path} take {show_bytes(self.least_bytes)} of memory to be streamed, and "
+                f"{show_bytes(self._budget)} are allowed: use --memory {-(-self.least_bytes // 2**20)}MiB"
             )
 
     def walk(self, tiles: Sequence[Tile], use: Callable[[Tile, Array], None]) -> None:
@@ -77,7 +78,7 @@ class TileReader:
         block = self._store.shards.read(self._part, tile, self._kernel)
         self.tiles_read += 1
         self.bytes_read += block.nbytes
-        if self._budget is None or self.bytes_kept + block.nbytes + self._spare <= self._budget:
+        if self._budget is None or self.bytes_kept + block.nbytes + self.least_bytes <= self._budget:
             self._kept[place] = block
             self.bytes_kept += block.nbytes
         return block

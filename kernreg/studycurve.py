@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from kernreg.curve import beyond_memory, curve_from_store, learning_curve
+from kernreg.curve import curve_from_store, learning_curve
 from kernreg.curvefile import CurveFile
 from kernreg.entries import Entry
 from kernreg.errors import KernregError
 from kernreg.gramfile import now
 from kernreg.leftout import left_out_curve
+from kernreg.placement import beyond_memory
 from kernreg.provenance import checksum, text_checksum, versions
 from kernreg.spectra import Spectrum, spectrum
 from kernreg.spectralexponents import spectral_exponents

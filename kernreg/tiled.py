@@ -8,27 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from traceback import clear_frames
 
 import numpy as np
-import numpy.typing as npt
 
-from kernreg.blocks import PROCESS_BYTES, Blocks, choose_blocks
+from kernreg.blocks import GPU_PROCESS_BYTES, PROCESS_BYTES, Blocks, choose_blocks, require_gpu_memory
 from kernreg.cholesky import EPS, Matrix, NotPositiveDefiniteError, round_up
+from kernreg.duplicates import twin
 from kernreg.durable import Lock, refusal
 from kernreg.errors import KernregError
-from kernreg.plan import parse_bytes, require_memory
+from kernreg.gputiles import Gpu, GpuTiles
+from kernreg.operators import Stored
+from kernreg.plan import parse_bytes, require_memory, show_bytes
 from kernreg.progress import Meter, Progress
 from kernreg.provenance import checksum, text_checksum
 from kernreg.scratch import Scratch
 from kernreg.store import GramStore
-from kernreg.storedgram import StoredGram, twin
-from kernreg.targets import targets
+from kernreg.storedgram import StoredGram
 from kernreg.tiledfactor import PivotError, TiledFactor
 
-# Of the machine's memory, where no budget is given.
+# Of the machine's memory, and of a GPU's that is free, where no budget is given.
 DEFAULT_SHARE = 0.75
+DEFAULT_GPU_SHARE = 0.9
 RAISE = 4.0  # a ridge that fails is followed by one so many times larger
-REFINEMENTS = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class TiledCholesky:
         keep_curve: leave the finished curve there, a small file, until `Traffic.discard`: for whoever has yet to save it.
         dtype: "float64", or "float32": half the disk and memory, for `tiled_solve` only, which refines.
         progress: True for a bar on stderr, or a function of (operations done, in all).
+        gpus: that compute, as `kernreg.device.gpus` finds them; none: the host.
+        device_memory: most bytes of each GPU's memory, or text; None: nine tenths of what is free.
     """
 
     memory: int | str | None = None
@@ -51,6 +55,8 @@ class TiledCholesky:
     keep_curve: bool = False
     dtype: str = "float64"
     progress: bool | Progress = False
+    gpus: tuple[Gpu, ...] = ()
+    device_memory: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
@@ -62,6 +68,22 @@ class TiledCholesky:
         if self.memory is not None:
             return parse_bytes(self.memory)
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * DEFAULT_SHARE)
+
+    @property
+    def gpu_bytes_allowed(self) -> int:
+        """`device_memory` in bytes; 0 without a GPU. Raises KernregError if a GPU has not as much free."""
+        if not self.gpus:
+            return 0
+        free = min(gpu.free_bytes for gpu in self.gpus)
+        if self.device_memory is None:
+            return int(free * DEFAULT_GPU_SHARE)
+        allowed = parse_bytes(self.device_memory)
+        if allowed > free:
+            raise KernregError(
+                f"--device-memory allows {show_bytes(allowed)} and {show_bytes(free)} of the GPU are free: "
+                "allow less, or end other programs on it"
+            )
+        return allowed
 
 
 @dataclass(frozen=True)
@@ -87,25 +109,8 @@ class Traffic:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@dataclass(frozen=True, eq=False)
-class TiledSolution:
-    """What `tiled_solve` found.
-
-    Attributes:
-        value: (n, c) float64, (K + λI)⁻¹Y.
-        residual: (c,) |Y − (K + λI)·value|/|Y| in float64, per column (0 for a column of zeros).
-        refinements: how often the value was corrected by its residual.
-        traffic: bytes moved.
-    """
-
-    value: Matrix
-    residual: Matrix
-    refinements: int
-    traffic: Traffic
-
-
 class Work:
-    """The folder in which one K + λI is factored, locked; see `folder_of`.
+    """The folder in which one K + λI is factored, locked.
 
     Attributes:
         gram, y, λ, solver: what, and how.
@@ -140,18 +145,26 @@ class Work:
 
         Raises:
             PivotError: as `TiledFactor.make`; of the block's own rows.
-            KernregError: memory or disk do not suffice.
+            KernregError: memory, of the host or a GPU, or disk do not suffice.
         """
         solver, gram = self.solver, self.gram.part(start, stop)
-        item = np.dtype(solver.dtype).itemsize
+        item, gpus = np.dtype(solver.dtype).itemsize, solver.gpus
         self.others = others
-        others += gram.tile_bytes + 8 * self.y.size * 3
-        blocks = choose_blocks(stop - start, solver.bytes_allowed, item, others)
+        others += gram.tile_bytes + 8 * self.y.size * 3 + bool(gpus) * GPU_PROCESS_BYTES
+        allowed, gpu_allowed = solver.bytes_allowed, solver.gpu_bytes_allowed
+        blocks = choose_blocks(stop - start, allowed, item, others, len(gpus), gpu_allowed)
         identity = {**self.identity, "rows": [start, stop]}
         scratch = Scratch.begin(self.place(start, stop), identity, blocks, solver.dtype, self.y.shape[1])
-        factor = TiledFactor(scratch)
+        blocks = scratch.blocks  # of a factor that was begun
         try:
-            require_memory(PROCESS_BYTES + others + scratch.blocks.bytes(item), solver.bytes_allowed)
+            require_memory(PROCESS_BYTES + others + blocks.bytes(item), allowed)
+            if gpus:
+                require_gpu_memory(blocks.gpu_bytes(item, len(gpus)), gpu_allowed)
+            factor = TiledFactor(scratch, GpuTiles(gpus, blocks, solver.dtype) if gpus else None)
+        except BaseException:
+            scratch.close()
+            raise
+        try:
             factor.make(gram, self.y[start:stop], self.λ, meter)
         except BaseException:
             factor.close()
@@ -182,6 +195,7 @@ def working(gram: StoredGram, y: Matrix, λ: float, solver: TiledCholesky) -> It
     try:
         yield work
     except PivotError as failure:
+        clear_frames(failure.__traceback__)  # which hold the panel, and the next factor needs its memory
         work.close(remove=True)
         raise _diagnosis(work, failure.row) from None
     except BaseException:
@@ -201,79 +215,24 @@ def tiled_factor(
         NotPositiveDefiniteError: names the pivot, its row, a twin of that row, and a ridge that is enough.
         KernregError: tiles missing, memory or disk do not suffice.
     """
-    return _factored(StoredGram(store, kernel, 0, n), λ, solver)
+    return factored(StoredGram(store, kernel, 0, n), λ, solver, 0)
 
 
-def tiled_solve(
-    store: GramStore,
-    kernel: str,
-    λ: float,
-    solver: TiledCholesky,
-    Y: npt.ArrayLike | None = None,
-    n: int | None = None,
-    rtol: float = 1e-10,
-) -> TiledSolution:
-    """(K + λI)⁻¹Y of the first n rows of a store, with the residual measured in float64 on the store.
-
-    The value is refined, v ← v + (L·Lᵀ)⁻¹(Y − (K + λI)v), until the residual is at most rtol or ceases to
-    halve (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 12); that is what gives a
-    float32 factor float64 accuracy. Each residual reads the store once, each correction the factor twice.
-
-    Args:
-        store, kernel, λ, solver, n: as in `tiled_factor`.
-        Y: (n, c) right-hand sides; default the store's targets.
-        rtol: of |Y − (K + λI)v|/|Y|, per column.
-
-    Raises:
-        KernregError: as `tiled_factor`; the refinement of a float32 factor stops above rtol.
-    """
-    gram = StoredGram(store, kernel, 0, n)
-    right = targets(store.y_train[: len(gram)] if Y is None else Y, "Y")
-    if len(right) != len(gram):
-        raise KernregError(f"Y has {len(right)} rows, K has {len(gram)}")
-    scale = np.sqrt(np.square(right).sum(axis=0))
-    scale[scale == 0] = 1.0
-
-    def residual_of(value: Matrix) -> tuple[Matrix, Matrix]:
-        rest = right - gram.matmul(value) - λ * value
-        return rest, np.sqrt(np.square(rest).sum(axis=0)) / scale
-
-    with _factored(gram, λ, solver) as factor:
-        value = factor.solve(right)
-        rest, residual = residual_of(value)
-        refinements = 0
-        while residual.max() > rtol and refinements < REFINEMENTS:
-            better = value + factor.solve(rest)
-            rest, now = residual_of(better)
-            if not now.max() <= residual.max() / 2:
-                break
-            value, residual, refinements = better, now, refinements + 1
-        scratch = factor.scratch
-        traffic = Traffic(scratch.read_bytes, scratch.written_bytes, gram.read_bytes, factor.blocks)
-    if not solver.keep_factor:
-        shutil.rmtree(scratch.folder.parent, ignore_errors=True)
-    if solver.dtype == "float32" and not residual.max() <= rtol:
-        raise KernregError(
-            f"refinement of the float32 factor stopped at a residual of {residual.max():.1e} after "
-            f"{refinements} steps, {rtol:.1e} was asked for: use dtype float64, or a larger ridge or rtol"
-        )
-    return TiledSolution(value, residual, refinements, traffic)
-
-
-def _factored(gram: StoredGram, λ: float, solver: TiledCholesky) -> TiledFactor:
+def factored(gram: StoredGram, λ: float, solver: TiledCholesky, others: int) -> TiledFactor:
+    """As `tiled_factor`, with so many bytes of what else is in memory."""
     n = len(gram)
     y = gram.store.y_train[:n]
     with (
         working(gram, y, λ, replace(solver, keep_factor=True)) as work,
         Meter(0, n**3 // 3, solver.progress, "FLOP", "cholesky") as meter,
     ):
-        return work.factor(0, n, meter, 0)
+        return work.factor(0, n, meter, others)
 
 
 def _diagnosis(work: Work, row: int) -> NotPositiveDefiniteError:
     """The error, once a larger ridge has been found by factoring with it; that factor is kept for the user."""
     gram, solver, n = work.gram, replace(work.solver, keep_factor=True), len(work.gram)
-    mean = float(np.abs(gram.diagonal()).mean()) or 1.0
+    mean = float(np.abs(Stored.streamed(gram.store, gram.kernel, n).diagonal()).mean()) or 1.0
     said = (
         f"{gram.store.path}: K + ridge·I with ridge = {work.λ:.3g} is not positive definite in {solver.dtype}: "
         f"pivot {row + 1} (counting from 1; row {row} counting from 0) fails"
@@ -297,8 +256,9 @@ def _diagnosis(work: Work, row: int) -> NotPositiveDefiniteError:
             attempt.close()
             raise
     attempt.close()
+    other = "; or use a float64 factor (--factor-dtype float64)" if solver.dtype == "float32" else ""
     message = (
         f"{said}; ridge = {enough:.3g} ({round_up(enough / mean):.3g} of the mean diagonal) is enough: the "
-        f"whole factorisation was tried with it, and goes on from {attempt.folder} when asked for again"
+        f"whole factorisation was tried with it, and goes on from {attempt.folder} when asked for again{other}"
     )
     return NotPositiveDefiniteError(message, row + 1, row, enough)

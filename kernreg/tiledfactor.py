@@ -62,6 +62,8 @@ class TiledFactor:
         """`device` computes the tiles of L, of scratch.dtype; the default is the host's BLAS."""
         self.scratch, self.blocks, self._host = scratch, scratch.blocks, Blas(scratch.dtype.name)
         self._device = device or self._host
+        if device is not None:
+            scratch.use_memory(device.empty)
         self.z = np.zeros((self.blocks.n, scratch.outputs))
         self._loader = ThreadPoolExecutor(1, "load")
         self._memory: npt.NDArray[Any] = np.empty(0, scratch.dtype)
@@ -127,7 +129,7 @@ class TiledFactor:
         """X ← X·L⁻ᵀ for a panel that `fill` fills, zero before column block `first`; calls done(J, X_J)."""
         arrival = Arrival(self._loader, fill)
         try:
-            self._substitute(panel, arrival, done, first, len(panel))
+            self._finish(panel, arrival, done, first, len(panel))
         finally:
             arrival.stop()
 
@@ -159,6 +161,7 @@ class TiledFactor:
     def close(self) -> None:
         """End the threads, close the files, give the panel back."""
         self._loader.shutdown()
+        self._device.close()
         self.scratch.close()
         self._memory = np.empty(0, self.scratch.dtype)
 
@@ -177,64 +180,85 @@ class TiledFactor:
     def _reserve(self, numbers: int) -> None:
         if numbers > self._memory.size:
             self._memory = np.empty(0, self.scratch.dtype)  # first, so that never both are there
-            self._memory = np.empty(numbers, self.scratch.dtype)
+            self._memory = self._device.empty(numbers)
 
     def _make_panel(self, p: int, panel: Panel, arrival: Arrival, λ: float, meter: Meter) -> None:
-        (top, _), edges = self.blocks.panels[p], self.blocks.edges
-        above = self._block(top)
-
         def finished(J: int, block: npt.NDArray[Any]) -> None:
             self.scratch.put(p, J, block)
             meter.advance(self.work(len(block), J))
 
-        device = self._device
-        held = self._substitute(panel, arrival, finished, 0, above)
-        for J in range(above, len(panel)):
-            arrival.wait(J)
-            height, hidden = edges[J + 1] - edges[J], edges[J] - top
-            block = panel[J][hidden:]
-            pivots = np.einsum("ii->i", block[:height])
-            pivots += λ
-            diagonal = pivots.copy()
-            X = device.take(block)
-            corner, below = X[:height], X[height:]
-            for k, Y in enumerate(held):
-                Y = Y[max(hidden - max(edges[k] - top, 0), 0) :]
-                device.subtract_square(corner, Y[:height])
-                device.subtract_product(below, Y[height:], Y[:height])
-            if pivot := device.factor(corner):
-                raise PivotError(edges[J] + pivot - 1)
-            device.divide(below, corner)
-            device.give(X, block)
-            held.append(X)
-            lost = np.square(pivots) <= self.blocks.n * EPS * diagonal
-            if self.scratch.dtype == np.float64 and lost.any():
-                raise PivotError(edges[J] + int(lost.argmax()))
-            finished(J, block)
+        self._finish(panel, arrival, finished, 0, self._block(self.blocks.panels[p][0]), λ)
 
-    def _substitute(
+    def _finish(
         self,
         panel: Panel,
         arrival: Arrival,
         done: Callable[[int, npt.NDArray[Any]], object],
         first: int,
-        last: int,
-    ) -> list[Any]:
-        """Column blocks first…last−1 of X·L⁻ᵀ, given back to the panel; returned as the device has them."""
-        device = self._device
+        above: int,
+        λ: float = 0.0,
+    ) -> None:
+        """Column blocks first… of X·L⁻ᵀ, each handed to `done` while the next one is in work.
+
+        The rows of L before block `above` are on disk; from there on they are the panel's own.
+        """
+        device, e = self._device, panel.edges
         held: list[Any] = []
-        places = ((J, k) for J in range(first, last) for k in range(first, J + 1))
+        given: list[tuple[int, npt.NDArray[Any]]] = []
+
+        def deliver() -> None:
+            if given:
+                device.settle()
+                done(*given.pop())
+
+        device.begin()
+        places = ((J, k) for J in range(first, above) for k in range(first, J + 1))
         with closing(self.scratch.tiles(places)) as tiles:
-            for J in range(first, last):
+            for J in range(first, len(panel)):
                 arrival.wait(J)
-                X = device.take(panel[J])
-                for Y in held:
-                    device.subtract_product(X, Y, device.take(next(tiles)))
-                device.divide(X, device.take(next(tiles)))
-                device.give(X, panel[J])
+                hidden = max(e[J] - e[above], 0)
+                height = e[J + 1] - e[J]
+                block, below = panel[J][hidden:], hidden + height
+                if J >= above:
+                    pivots = np.einsum("ii->i", block[:height])
+                    pivots += λ
+                    diagonal = pivots.copy()
+                X = device.take(block, hidden)
+                for k, Y in enumerate(held, first):
+                    if k == J - 1:
+                        deliver()
+                    if J < above:
+                        device.subtract_product(X, Y, device.bring(next(tiles)))
+                        continue
+                    tile = device.bring(panel[k][hidden:below])
+                    device.subtract_square(X[:height], tile)
+                    device.subtract_product(X[height:], Y[below - max(e[k] - e[above], 0) :], tile)
+                if J < above:
+                    device.divide(X, device.bring(next(tiles)))
+                    device.give(X, block)
+                else:
+                    self._divide_own(X, block, e[J], diagonal)
                 held.append(X)
-                done(J, panel[J])
-        return held
+                given.append((J, block))
+                if device is self._host:  # there it is at once
+                    deliver()
+            deliver()
+
+    def _divide_own(self, X: Any, block: npt.NDArray[Any], row: int, diagonal: Matrix) -> None:
+        """L of the corner that `block` begins with at this row, and the rows below it divided by that."""
+        device, height = self._device, block.shape[1]
+        corner, X, below = block[:height], X[:height], X[height:]
+        if pivot := device.factor(X):
+            raise PivotError(row + pivot - 1)
+        device.give(X, corner)
+        device.settle()
+        for i in range(height):
+            corner[i, i + 1 :] = 0
+        lost = np.square(corner.diagonal()) <= self.blocks.n * EPS * diagonal
+        if self.scratch.dtype == np.float64 and lost.any():
+            raise PivotError(row + int(lost.argmax()))
+        device.divide(below, device.bring(corner))
+        device.give(below, block[height:])
 
     def _substitute_own(self, panel: Panel, top: int) -> None:
         """z of the panel's rows, which hold y, from the finished panel and the z above it."""
@@ -255,10 +279,12 @@ class TiledFactor:
         """X ← X·L⁻¹."""
         places = ((J, k) for J in reversed(range(len(panel))) for k in (J, *range(J)))
         device = self._device
+        device.begin()
         held = [device.take(panel[k]) for k in range(len(panel))]
         with closing(self.scratch.tiles(places)) as tiles:
             for J in reversed(range(len(panel))):
-                device.divide(held[J], device.take(next(tiles)), transposed=False)
+                device.divide(held[J], device.bring(next(tiles)), transposed=False)
                 for k in range(J):
-                    device.subtract_plain_product(held[k], held[J], device.take(next(tiles)))
+                    device.subtract_plain_product(held[k], held[J], device.bring(next(tiles)))
                 device.give(held[J], panel[J])
+        device.settle()

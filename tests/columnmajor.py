@@ -76,7 +76,21 @@ def blas(real: Any) -> dict[str, Any]:
         updated = scalar(alpha, real) * product + scalar(beta, real) * C
         C[...] = np.where(triangle(np.ones_like(C), uplo) > 0, updated, C)
 
-    return {"trsm": trsm, "syrk": syrk}
+    def gemm(
+        handle: int, transa: int, transb: int, m: int, n: int, k: int,
+        alpha: int, a: int, lda: int, b: int, ldb: int, beta: int, c: int, ldc: int,
+    ) -> None:  # fmt: skip
+        assert handle == HANDLES[0]
+        calls["gemm"] += 1
+        A, B = (
+            matrix(a, *((k, m) if transa else (m, k)), lda, real),
+            matrix(b, *((n, k) if transb else (k, n)), ldb, real),
+        )
+        C = matrix(c, m, n, ldc, real)
+        product = (A.T if transa else A) @ (B.T if transb else B)
+        C[...] = scalar(alpha, real) * product + scalar(beta, real) * C
+
+    return {"trsm": trsm, "syrk": syrk, "gemm": gemm}
 
 
 def solver(real: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_a_store_is_streamed_and_its_labels_count(tmp_path: Path) -> None:
     data = stores.images(21, 10)
     store = build(tmp_path / "a.gram", data, stores.ARCHITECTURE, backend="reference")
     exact = curve_from_store(store, ridge=1e-2)
-    found = curve_by_cg_from_store(store, ridge=1e-2, memory="64MiB", anchors=[1, 8, 20, 21], solver=SOLVER)
+    found = curve_by_cg_from_store(store, ridge=1e-2, memory="1GiB", anchors=[1, 8, 20, 21], solver=SOLVER)
     np.testing.assert_allclose(found.curve.loss, exact.loss[[0, 7, 19, 20]], rtol=1e-6)
     part = curve_by_cg_from_store(store, ridge=1e-2, n=20, anchors=[20], solver=SOLVER)
     np.testing.assert_allclose(part.curve.loss, exact.loss[[19]], rtol=1e-6)

@@ -16,12 +16,13 @@ from scipy.linalg import cho_factor, cho_solve
 from tolerances import solved
 
 from kernreg.cg import ConjugateGradients
+from kernreg.directsolvers import Cholesky
 from kernreg.duplicates import duplicate_rows, duplicates_sentence
 from kernreg.errors import KernregError
 from kernreg.operators import Dense, Stored
 from kernreg.plan import PROCESS_BYTES
 from kernreg.solution import Solver, Status
-from kernreg.solve import SOLVERS, Cholesky, choose, solve, solve_store
+from kernreg.solve import SOLVERS, choose, solve, solve_store
 
 TIGHT: dict[str, Solver] = {
     "cholesky": Cholesky(),

@@ -281,7 +281,7 @@ def test_a_gram_that_is_not_positive_definite_names_its_entry(tmp_path: Path) ->
 def test_a_curve_beyond_memory_is_the_one_in_memory(
     done: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernreg.curve.PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr("kernreg.placement.PROCESS_BYTES", 1 << 60)
     study = tiny(tmp_path, TINY.replace(', "rotation", "mirror"', ""))
     study.run()
     for mine, other in zip(study.outcomes().measured, done.outcomes().measured, strict=False):

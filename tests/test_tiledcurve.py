@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from matrices import Problem, problem, stored
 
-from kernreg import curve, tiled
+from kernreg import placement, tiled
 from kernreg.blocks import Blocks
 from kernreg.cholesky import NotPositiveDefiniteError
 from kernreg.cli.main import main
@@ -25,7 +25,7 @@ AGREE = 1e-9  # what the two must agree to, whatever the order of the sums
 
 @pytest.fixture(autouse=True)
 def _beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curve, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(placement, "PROCESS_BYTES", 1 << 60)
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, tile: int, panel: int) -> None:
@@ -113,24 +113,44 @@ def test_leading_rows_relative_ridge_anchors_and_less(
     assert_same(found, expected)
 
 
-def test_reads_and_writes_are_those_of_the_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    n, t, tile, panel = 640, 50, 16, 128
+@pytest.mark.parametrize("loo", [False, True])
+@pytest.mark.parametrize(
+    ("n", "tile", "panel"),
+    [
+        (640, 16, 640),
+        (640, 16, 320),
+        (640, 16, 128),
+        (640, 16, 64),
+        (640, 16, 32),
+        (624, 16, 48),
+        (320, 8, 40),
+    ],
+)
+def test_reads_and_writes_are_those_of_the_formula(
+    loo: bool, n: int, tile: int, panel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t, store_tile = 50, 128
     cut(monkeypatch, tile, panel)
     p = problem(n, t)
-    store = stored(tmp_path / "s.gram", p, tile=128)
-    for loo in (False, True):
-        found = curve_from_store(store, ridge=λ, loo=loo, replicates=0).traffic
-        assert found is not None
-        cut_of = found.blocks
-        test_rows = cut_of.written * len(cut_of.strips(t))
-        assert found.factor_read == 8 * (cut_of.read + test_rows + loo * cut_of.read_for_inverse)
-        assert found.factor_written == 8 * cut_of.written
-        r, w = panel / n, tile / n
-        formula = n**3 / (6 * panel) * ((1 - r) * (1 - r / 2) + 1.5 * w * (1 - r)) + n * (n + tile) / 2
-        formula += loo * n**3 / (6 * panel) * ((1 + r) * (1 + r / 2) + 1.5 * w * (1 + r))
-        assert found.factor_read / 8 == pytest.approx(formula, rel=0.05)
-        # Panels end where the store's tiles do: each tile is read once, and the diagonal ones twice.
-        assert found.store_read / 8 == pytest.approx(n * n / 2 + n * 128 / 2 + n * 128 + n * t, rel=0.05)
+    store = stored(tmp_path / "s.gram", p, tile=store_tile)
+    found = curve_from_store(store, ridge=λ, loo=loo, replicates=0).traffic
+    assert found is not None
+    cut_of = found.blocks
+    strips = len(cut_of.strips(t))
+    assert found.factor_read == 8 * (cut_of.read + strips * cut_of.written + loo * cut_of.read_for_inverse)
+    assert found.factor_written == 8 * cut_of.written
+    # The closed forms of docs/solvers.md: n³/6b, half of what reading both tiles of each product would move.
+    r, w = panel / n, tile / n
+    made = n**3 / (6 * panel) * ((1 - r) * (1 - r / 2) + 1.5 * w * (1 - r))
+    inverse = n**3 / (6 * panel) * ((1 + r) * (1 + r / 2) + 1.5 * w * (1 + r))
+    once = n * (n + tile) / 2
+    assert found.factor_read / 8 == pytest.approx(made + strips * once + loo * inverse, rel=0.05)
+    assert found.factor_written / 8 == pytest.approx(once, rel=0.05)
+    # Each tile of the store for each panel that it meets, and those on the diagonal once more.
+    bands = n * n / 2 + n * store_tile / 2
+    if panel % store_tile == 0:
+        expected = bands + n * store_tile + n * t
+        assert found.store_read / 8 == pytest.approx(expected, rel=0.05)
 
 
 def test_a_kept_factor_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +188,7 @@ def test_a_ridge_that_needs_all_eigenvalues_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beyond", [False, True])
 def test_duplicates_are_named(beyond: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not beyond:
-        monkeypatch.setattr(curve, "PROCESS_BYTES", 0)
+        monkeypatch.setattr(placement, "PROCESS_BYTES", 0)
     store = stored(tmp_path / "s.gram", problem(30, twins=(12,)))
     with pytest.raises(NotPositiveDefiniteError, match="row 12 is a duplicate of row 0") as caught:
         curve_from_store(store, ridge=0.0)
@@ -201,7 +221,7 @@ def test_the_command_takes_the_same_way_and_says_so(tmp_path: Path, monkeypatch:
     assert "the factor is made by tiles on disk" in said
     assert len(list(Path(scratch).glob("*.factor/rows-0-90/panel-*"))) == 6
     shutil.rmtree(scratch)
-    monkeypatch.setattr(curve, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(placement, "PROCESS_BYTES", 0)
     expected, said = fit("b")
     assert "by tiles" not in said
     assert found["loss"] == pytest.approx(expected["loss"], rel=AGREE)

@@ -3,7 +3,6 @@
 import shutil
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +10,16 @@ from matrices import problem, stored
 
 from kernreg import tiled
 from kernreg.blocks import Blocks
-from kernreg.cholesky import EPS, NotPositiveDefiniteError
-from kernreg.durable import Lock
+from kernreg.cholesky import EPS
 from kernreg.errors import KernregError
 from kernreg.panel import Panel
 from kernreg.progress import Meter
 from kernreg.scratch import HEAD, Scratch
-from kernreg.store import GramStore
 from kernreg.storedgram import StoredGram
 from kernreg.tileblas import Blas
-from kernreg.tiled import TiledCholesky, tiled_factor, tiled_solve
+from kernreg.tiled import TiledCholesky, tiled_factor
 from kernreg.tiledfactor import TiledFactor
+from kernreg.tiledsolution import tiled_solve
 
 λ = 1e-2
 SOLVER = TiledCholesky(memory="1GiB")
@@ -170,16 +168,39 @@ def test_a_float32_factor_that_cannot_be_refined_says_so(tmp_path: Path) -> None
 
 
 class Elsewhere:
-    """A device whose memory the host cannot read."""
+    """A device whose memory the host cannot read, and that gives nothing back before it must."""
 
     def __init__(self) -> None:
         self.blas = Blas("float64")
+        self.owed: list[tuple[Far, np.ndarray]] = []
+        self.brought = Far(np.empty(0))
+        self.closed = False
 
-    def take(self, tile: np.ndarray) -> "Far":
-        return Far(tile.copy())
+    def empty(self, numbers: int) -> np.ndarray:
+        return np.full(numbers, np.nan)
 
-    def give(self, taken: "Far", tile: np.ndarray) -> None:
-        tile[...] = taken.hidden
+    def begin(self) -> None:
+        assert not self.owed
+
+    def take(self, block: np.ndarray, first: int = 0) -> "Far":
+        return Far(block.copy())
+
+    def bring(self, tile: np.ndarray) -> "Far":
+        self.brought.hidden[...] = np.nan
+        self.brought = Far(tile.copy())
+        return self.brought
+
+    def give(self, taken: "Far", block: np.ndarray) -> None:
+        self.owed.append((Far(taken.hidden.copy()), block.view()))
+        block[...] = np.nan
+
+    def settle(self) -> None:
+        while self.owed:
+            taken, block = self.owed.pop()
+            block[...] = taken.hidden
+
+    def close(self) -> None:
+        self.closed = True
 
     def subtract_product(self, C: "Far", A: "Far", B: "Far") -> None:
         self.blas.subtract_product(C.hidden, A.hidden, B.hidden)
@@ -211,11 +232,13 @@ def test_the_arithmetic_can_be_elsewhere(tmp_path: Path) -> None:
     p = problem(61)
     gram = StoredGram(stored(tmp_path / "s.gram", p), "ntk")
     scratch = Scratch.begin(tmp_path / "far", {}, Blocks(61, 8, 24), "float64", 3)
-    with TiledFactor(scratch, Elsewhere()) as factor:
+    device = Elsewhere()
+    with TiledFactor(scratch, device) as factor:
         factor.make(gram, p.y, λ, Meter(0, 1, False))
         A = p.K + λ * np.eye(61)
         np.testing.assert_allclose(lower(factor), np.linalg.cholesky(A), atol=1e-13)
         np.testing.assert_allclose(A @ factor.solve(p.y), p.y, atol=1e-10)
+    assert device.closed
 
 
 def test_no_operation_on_tiles_makes_a_copy() -> None:
@@ -249,82 +272,3 @@ def test_a_panel_takes_rectangles_that_stick_out() -> None:
             whole[20 + row : 30 + row, 20 + column : 40 + column] = source
             together = np.concatenate([panel[k] for k in range(3)], axis=1)
             np.testing.assert_array_equal(together, whole[20:29, 20:33])
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("twin", [1, 17, 40])
-def test_a_duplicate_is_named_and_the_ridge_that_is_named_is_enough(
-    twin: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cut(monkeypatch, 8, 16)
-    p = problem(41, dtype=dtype, twins=(twin,))
-    store = stored(tmp_path / "s.gram", p)
-    with pytest.raises(NotPositiveDefiniteError) as caught:
-        tiled_factor(store, "ntk", 0.0, SOLVER)
-    failure = caught.value
-    assert (failure.pivot, failure.row) == (twin + 1, twin)
-    assert f"row {twin} is a duplicate of row 0 (rows {1000 + twin} and 1000 of the data set)" in str(failure)
-    assert "\n" not in str(failure)
-    # What was tried is there: the same with that ridge only verifies it.
-    with tiled_factor(store, "ntk", failure.ridge, SOLVER) as factor:
-        assert factor.scratch.written_bytes == 0
-        A = p.K.astype(np.float64) + failure.ridge * np.eye(41)
-        np.testing.assert_allclose(lower(factor) @ lower(factor).T, A, atol=1e-13)
-    assert len(list(tmp_path.glob("*.factor"))) == 1
-
-
-def test_an_indefinite_matrix_is_refused_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(monkeypatch, 8, 16)
-    p = problem(41)
-    p.K[30, 30] = -0.2
-    with pytest.raises(NotPositiveDefiniteError, match=r"pivot 31 \(counting from 1; row 30") as caught:
-        tiled_factor(stored(tmp_path / "s.gram", p), "ntk", 1e-4, SOLVER)
-    assert 0.2 < caught.value.ridge < 10
-    assert "duplicate" not in str(caught.value)
-    np.linalg.cholesky(p.K + caught.value.ridge * np.eye(41))
-
-
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    store = stored(tmp_path / "s.gram", problem(20))
-    with tiled_factor(store, "ntk", λ, SOLVER) as factor:
-        lock = Lock(factor.scratch.folder.parent)
-    with pytest.raises(KernregError, match=r"is being written by process .* \(--scratch\)"):
-        tiled_factor(store, "ntk", λ, SOLVER)
-    lock.release()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> GramStore:
-    return stored(tmp_path / "s.gram", problem(20))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"solver": TiledCholesky(memory="100MiB")}, "are allowed: use --memory"),
-        ({"kernel": "nngp"}, "holds ntk, not 'nngp'"),
-        ({"n": 21}, "21 rows are asked for"),
-        ({"n": 0}, "n=0 rows are asked for"),
-        ({"Y": np.ones((19, 1))}, "Y has 19 rows, K has 20"),
-        ({"Y": np.full((20, 1), np.nan)}, "NaN"),
-        ({"solver": TiledCholesky(memory="lots")}, "no amount of memory"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_one_line(
-    store: GramStore, arguments: dict[str, Any], message: str
-) -> None:
-    given: dict[str, Any] = {"store": store, "kernel": "ntk", "λ": λ, "solver": SOLVER} | arguments
-    with pytest.raises(KernregError, match=message) as caught:
-        tiled_solve(**given)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(KernregError, match="float16"):
-        TiledCholesky(dtype="float16")
-
-
-def test_a_disk_that_is_too_small_is_refused_before_the_start(
-    store: GramStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(store.path)
-    monkeypatch.setattr("kernreg.scratch.shutil.disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(KernregError, match=r"the factor needs 3.12 KiB in .* and its disk has 1e\+03 B free"):
-        tiled_factor(store, "ntk", λ, SOLVER)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matrices import problem, stored
 
-from kernreg import blocks, curve, tiled
+from kernreg import blocks, placement, tiled
 from kernreg.blocks import Blocks
 from kernreg.curve import curve_from_store, learning_curve
 from kernreg.errors import KernregError
@@ -26,7 +26,7 @@ AGREE = 1e-9
 
 @pytest.fixture(autouse=True)
 def _beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curve, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(placement, "PROCESS_BYTES", 1 << 60)
     monkeypatch.setattr(tiled, "choose_blocks", lambda n, *_: Blocks(n, 8, 16))
 
 
@@ -36,11 +36,12 @@ import json, os, random, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from kernreg import curve, tiled
+from kernreg import placement, tiled
 from kernreg.blocks import Blocks
+from kernreg.curve import curve_from_store
 from kernreg.store import GramStore
 
-curve.PROCESS_BYTES = 1 << 60
+placement.PROCESS_BYTES = 1 << 60
 tiled.choose_blocks = lambda n, *_: Blocks(n, 8, 16)
 store, rng, kills = GramStore.open(sys.argv[2]), random.Random(int(sys.argv[3])), 0
 
@@ -56,7 +57,7 @@ def run(last):
         return wrapper
     for name in ("pwrite", "fsync", "replace", "preadv"):
         setattr(os, name, counted(getattr(os, name)))
-    return curve.curve_from_store(store, ridge=1e-2)
+    return curve_from_store(store, ridge=1e-2)
 
 while True:
     child = os.fork()
@@ -205,3 +206,33 @@ def test_the_memory_budget_is_kept(tmp_path: Path) -> None:
     K = p.K.astype(np.float64)
     expected = learning_curve(K, p.y, p.K_test, p.y_test, λ, loo=False, replicates=0)
     np.testing.assert_allclose(losses, expected.loss[-1], rtol=AGREE)
+
+
+PEAK_OF_A_SOLUTION = """
+import re, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from kernreg.solve import solve_store
+from kernreg.store import GramStore
+store = GramStore.open(sys.argv[2])
+found = solve_store(store, solver="tiled", factor_dtype=sys.argv[4], ridge=1e-2, probes=20, memory=int(sys.argv[3])).require()
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(int(peak[1]) << 10, found.stats.residuals.max(), found.stats.trace[0])
+"""
+
+
+@pytest.mark.parametrize(("dtype", "room"), [("float64", 45), ("float32", 65)])
+def test_a_solution_with_its_trace_keeps_the_budget_too(dtype: str, room: int, tmp_path: Path) -> None:
+    n = 2500
+    p = problem(n, 40, dtype="float32")
+    store = stored(tmp_path / "s.gram", p, tile=500)
+    budget = blocks.PROCESS_BYTES + (room << 20)
+    given = [str(Path(__file__).parents[1]), str(store.path), str(budget), dtype]
+    done = subprocess.run([sys.executable, "-c", PEAK_OF_A_SOLUTION, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, residual, trace = map(float, done.stdout.split())
+    assert peak <= budget
+    assert residual <= 1e-8
+    exact = float(np.trace(np.linalg.inv(p.K.astype(np.float64) + λ * np.eye(n))))
+    assert trace == pytest.approx(exact, rel=0.05)
+    assert not list(tmp_path.glob("*.factor"))

@@ -125,9 +125,9 @@ def sklearn(store: GramStore, ridge: float, solver: TiledCholesky, sizes: list[i
 
 
 def _absolute(store: GramStore, ridge: float) -> float:
-    from kernreg.storedgram import StoredGram
+    from kernreg.operators import Stored
 
-    return ridge * float(StoredGram(store, "ntk").diagonal().mean())
+    return ridge * float(Stored.streamed(store, "ntk").diagonal().mean())
 
 
 def _labels(store: GramStore) -> Any:

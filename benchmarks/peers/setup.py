@@ -2,9 +2,9 @@
 
     python benchmarks/peers/setup.py [PYTHON]
 
-They go to .venv-peers/ at the top of the checkout, which ignores itself for git, and take 4 GB, most of it
-the tensorflow of neural-tangents. PYTHON must be 3.10 to 3.12 (jaxlib 0.4.30 and torch 2.13 have wheels
-for these); without it, the running interpreter or the first suitable python3.x of the PATH. A second run
+They go to .venv-peers/ at the top of the checkout, which ignores itself for git, and take 6 GB, most of it
+the tensorflow of neural-tangents. PYTHON must be 3.11 or 3.12 (jaxlib 0.4.30, jax 0.10 and torch 2.13 have
+wheels for these); without it, the running interpreter or the first suitable python3.x of the PATH. A second run
 installs nothing.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parents[1] / ".venv-peers"
-PEERS = ("neural_tangents", "cnn_gp_like")
-VERSIONS = ("3.11", "3.12", "3.10")
+PEERS = ("neural_tangents", "cnn_gp_like", "lineax", "linear_operator")
+VERSIONS = ("3.11", "3.12")
 
 
 def interpreter(name: str) -> Path:
@@ -28,7 +28,7 @@ def interpreter(name: str) -> Path:
 
 
 def suitable() -> str:
-    """A Python for which jaxlib 0.4.30 has wheels."""
+    """A Python for which all peers have wheels."""
     if "{}.{}".format(*sys.version_info[:2]) in VERSIONS:
         return sys.executable
     for version in VERSIONS:
@@ -57,7 +57,7 @@ def make(name: str, python: str) -> None:
 if __name__ == "__main__":
     chosen = sys.argv[1] if len(sys.argv) > 1 else suitable()
     version = subprocess.run([chosen, "--version"], check=True, capture_output=True, text=True).stdout
-    if not re.search(r"3\.1[012]\.", version):
-        sys.exit(f"jaxlib 0.4.30 has no wheels for {version.strip()}: name a Python 3.10 to 3.12")
+    if not re.search(r"3\.1[12]\.", version):
+        sys.exit(f"jaxlib 0.4.30 has no wheels for {version.strip()}: name a Python 3.11 or 3.12")
     for peer in PEERS:
         make(peer, chosen)
