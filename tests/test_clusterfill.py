@@ -201,6 +201,22 @@ def test_a_tile_that_takes_too_long_for_a_worker_is_cut_smaller() -> None:
     assert plan.plan(*sizes, pace=1e6).tile == plan.SMALLEST
 
 
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("Timed out\nafter 30 s")
+
+    gone: Any = type("Gone", (), {name: silent for name in ("run", "submit", "map", "nthreads")})()
+    sizes = ((4,), "float64", Architecture.fcn(), "ntk", "cpu", "float64")
+    said = r"scheduler of the cluster is gone \(ConnectionRefusedError: Timed out after 30 s\); finished tiles are kept"
+    with pytest.raises(KernregError, match=said):
+        clusterfill.backend_for(gone, tmp_path, "auto", Architecture.fcn(), (4,), 1, 0)
+    with pytest.raises(KernregError, match=said):
+        clusterfill.seconds_per_pair(gone, *sizes)
+    with made(tmp_path / "a.gram") as store, pytest.raises(KernregError, match=said):
+        clusterfill.fill(gone, store, *inputs())
+    assert worker_count(gone) == 0
+
+
 def test_a_run_bears_to_be_without_workers_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
