@@ -205,7 +205,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     def silent(*_: object, **__: object) -> None:
         raise ConnectionRefusedError("Timed out\nafter 30 s")
 
-    gone: Any = type("Gone", (), {name: silent for name in ("run", "submit", "map", "nthreads")})()
+    gone: Any = type("Gone", (), dict.fromkeys(("run", "submit", "map", "nthreads"), silent))()
     sizes = ((4,), "float64", Architecture.fcn(), "ntk", "cpu", "float64")
     said = r"scheduler of the cluster is gone \(ConnectionRefusedError: Timed out after 30 s\); finished tiles are kept"
     with pytest.raises(KernregError, match=said):
