@@ -50,6 +50,13 @@ class WorkersDied(KernregError):
 class SchedulerLost(KernregError):
     """The scheduler is gone, and with it what it knew of tasks."""
 
+    def __init__(self, reason: str = "") -> None:
+        why = f" ({reason})" if reason else ""
+        super().__init__(
+            f"the scheduler of the cluster is gone{why}; finished tiles are kept: the same command goes on, with --cluster or "
+            "without"
+        )
+
 
 @contextmanager
 def connect(spec: str | Spec, note: Callable[[str], object] = lambda text: None) -> Iterator[Client]:
@@ -101,13 +108,24 @@ def result(future: Any) -> Any:
         Exception: what the task raised.
     """
     if future.status == "cancelled":
-        raise SchedulerLost("the scheduler is gone")
+        raise SchedulerLost
     try:
         return future.result(timeout=RESULT_SECONDS)
     except _library("distributed").KilledWorker as error:
         raise WorkersDied(str(error.last_worker.address)) from None
     except _library("distributed").CancelledError:
-        raise SchedulerLost("the scheduler is gone") from None
+        raise SchedulerLost from None
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Around what is asked of a scheduler: when it does not answer, which it says in many ways, that is `SchedulerLost`."""
+    try:
+        yield
+    except (KernregError, NotImplementedError):
+        raise
+    except Exception as error:
+        raise SchedulerLost(f"{type(error).__name__}: {_line(error)}") from None
 
 
 @contextmanager
@@ -238,7 +256,8 @@ def _look(spec: Spec) -> str:
 
 def _require_kernreg(client: Client) -> None:
     """On every worker, of this version; a function of the standard library is asked, which they all have."""
-    found = client.run(pkgutil.resolve_name, "kernreg:__version__", on_error="return")
+    with asking():
+        found = client.run(pkgutil.resolve_name, "kernreg:__version__", on_error="return")
     for address, version in found.items():
         if version != __version__:
             has = f"has kernreg {version}" if isinstance(version, str) else f"has none ({_line(version)})"

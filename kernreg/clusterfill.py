@@ -21,7 +21,7 @@ import numpy as np
 
 from kernreg import gramfile, tiletask
 from kernreg.architecture import Architecture
-from kernreg.cluster import SchedulerLost, WorkersDied, patience, result, worker_count
+from kernreg.cluster import SchedulerLost, WorkersDied, asking, patience, result, worker_count
 from kernreg.durable import replace
 from kernreg.errors import KernregError
 from kernreg.fill import remaining
@@ -113,7 +113,8 @@ class _Run:
         keys = [(name, part, *block) for part, block in zip(parts, blocks, strict=True)]
         compute = partial(tiletask.compute, self.task)
         settings = {"key": keys, "pure": False, "retries": RETRIES}
-        futures = self.client.map(compute, parts, *map(list, zip(*blocks, strict=True)), **settings)
+        with asking():
+            futures = self.client.map(compute, parts, *map(list, zip(*blocks, strict=True)), **settings)
         self.pending = dict(zip(futures, missing, strict=True))
 
     def collect(self) -> None:
@@ -125,10 +126,7 @@ class _Run:
             except TimeoutError:
                 continue
             except SchedulerLost:
-                raise KernregError(
-                    f"the scheduler of the cluster is gone with {len(self.pending)} tiles not done; finished tiles are kept: "
-                    "the same command goes on, with --cluster or without"
-                ) from None
+                raise
             except WorkersDied as death:
                 self.given_up.append((place, str(death)))
                 self.meter.note(f"tile {_name(place)} is given up: its workers died; the others go on")
@@ -237,7 +235,8 @@ def backend_for(
         backend = store.backend
         if n <= store.n and t <= store.t and not store.missing(n, t):
             return backend, HOST
-    found = client.run(tiletask.ability, backend, architecture, shape, on_error="return")
+    with asking():
+        found = client.run(tiletask.ability, backend, architecture, shape, on_error="return")
     for address, able in found.items():
         if isinstance(able, NotImplementedError):
             raise able
@@ -265,9 +264,21 @@ def seconds_per_pair(
     backend: str,
     dtype: str,
 ) -> float:
-    """Of one worker, once measured; `rows` is the dtype of the rows, the others are as in `kernreg.gram.build`."""
-    timed = client.submit(tiletask.pace, shape, rows, architecture, kernel, backend, dtype, pure=False)
-    return float(timed.result())
+    """Of one worker, once measured; `rows` is the dtype of the rows, the others are as in `kernreg.gram.build`.
+
+    Raises:
+        KernregError: the scheduler is lost, or the workers that were asked died.
+    """
+    with asking():
+        timed = client.submit(tiletask.pace, shape, rows, architecture, kernel, backend, dtype, pure=False)
+        while not timed.done():
+            time.sleep(POLL_SECONDS)
+        try:
+            return float(result(timed))
+        except WorkersDied as death:
+            raise KernregError(
+                f"workers died while their speed was measured, the last one {death}: look at its log (memory?)"
+            ) from None
 
 
 def _name(place: Place) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from kernreg.errors import KernregError
 from kernreg.gram import build, fill
 from kernreg.progress import Meter
 from kernreg.store import GramStore
-from kernreg.tiletask import TileTask
+from kernreg.tiletask import Ability, TileTask
 from kernreg.verify import verify
 
 pytest.importorskip("distributed", reason="pip install 'kernreg[cluster]'")
@@ -84,7 +85,7 @@ def test_the_store_is_that_of_one_process(client: Any, n: int, t: int, tmp_path:
 def test_build_with_a_cluster_is_build(client: Any, tmp_path: Path) -> None:
     fcn, gap = Architecture.fcn(depth=1), Architecture.gap(depth=1)
     for backend, dtype, network in (("cpu", "float32", fcn), ("reference", "float64", gap)):
-        settings = {"architecture": network, "backend": backend, "dtype": dtype}
+        settings: dict[str, Any] = {"architecture": network, "backend": backend, "dtype": dtype}
         paths = [tmp_path / f"{name}-{backend}-{dtype}.gram" for name in ("alone", "cluster")]
         build(paths[0], images(), **settings)
         assert build(paths[1], images(), **settings, cluster=client).complete
@@ -96,7 +97,9 @@ def test_extends_resumes_and_leaves_what_is_complete(
 ) -> None:
     monkeypatch.setattr(plan, "SMALLEST", 4)
     monkeypatch.setattr(plan, "LARGEST", 4)
-    path, settings = tmp_path / "a.gram", {"architecture": Architecture.fcn(depth=1), "cluster": client}
+    path = tmp_path / "a.gram"
+    alone: dict[str, Any] = {"architecture": Architecture.fcn(depth=1), "backend": "reference"}
+    settings = alone | {"cluster": client}
     build(path, images(9, 3), **settings)
     before = {tile: tile.stat().st_mtime_ns for tile in path.glob("tiles/*")}
     gone = next(iter(before))
@@ -106,8 +109,8 @@ def test_extends_resumes_and_leaves_what_is_complete(
     assert [tile for tile in before if before[tile] != after[tile]] == [gone]
     build(path, images(21, 10), **settings)
     assert {tile: tile.stat().st_mtime_ns for tile in path.glob("tiles/*")} == after
-    build(tmp_path / "b.gram", images(9, 3), Architecture.fcn(depth=1))
-    build(tmp_path / "b.gram", images(21, 10), Architecture.fcn(depth=1))
+    build(tmp_path / "b.gram", images(9, 3), **alone)
+    build(tmp_path / "b.gram", images(21, 10), **alone)
     assert same(tmp_path / "b.gram", path)
 
 
@@ -162,7 +165,7 @@ def test_a_named_backend_that_a_worker_lacks_names_the_worker(client: Any, tmp_p
 def test_workers_that_do_not_agree_are_named(
     client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    able = [clusterfill.tiletask.Ability(name, plan.HOST) for name in ("cpu", "cuda")]
+    able = [Ability(name, plan.HOST) for name in ("cpu", "cuda")]
     monkeypatch.setattr(
         client, "run", lambda *_, **__: dict(zip(("tcp://a:1", "tcp://b:1"), able, strict=True))
     )
@@ -191,7 +194,7 @@ def test_the_first_signal_ends_it_and_the_same_call_goes_on(client: Any, tmp_pat
 
 
 def test_a_tile_that_takes_too_long_for_a_worker_is_cut_smaller() -> None:
-    sizes = (50_000, 0, (32, 32, 3), Architecture.gap(depth=20))
+    sizes = (5000, 0, (32, 32, 3), Architecture.gap(depth=20))
     usual = plan.plan(*sizes)
     assert plan.plan(*sizes, pace=1e-9).tile == usual.tile
     slow = plan.plan(*sizes, pace=0.1)
@@ -200,15 +203,32 @@ def test_a_tile_that_takes_too_long_for_a_worker_is_cut_smaller() -> None:
     assert plan.plan(*sizes, pace=1e6).tile == plan.SMALLEST
 
 
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("Timed out\nafter 30 s")
+
+    gone: Any = type("Gone", (), dict.fromkeys(("run", "submit", "map", "nthreads"), silent))()
+    sizes = ((4,), "float64", Architecture.fcn(), "ntk", "cpu", "float64")
+    said = r"scheduler of the cluster is gone \(ConnectionRefusedError: Timed out after 30 s\); finished tiles are kept"
+    with pytest.raises(KernregError, match=said):
+        clusterfill.backend_for(gone, tmp_path, "auto", Architecture.fcn(), (4,), 1, 0)
+    with pytest.raises(KernregError, match=said):
+        clusterfill.seconds_per_pair(gone, *sizes)
+    with made(tmp_path / "a.gram") as store, pytest.raises(KernregError, match=said):
+        clusterfill.fill(gone, store, *inputs())
+    assert worker_count(gone) == 0
+
+
 def test_a_run_bears_to_be_without_workers_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, there = [100.0], [0]
-    monkeypatch.setattr(clusterfill.time, "monotonic", lambda: clock[0])
+    # Only there: the loops of the cluster live by the clock of this process.
+    monkeypatch.setattr("kernreg.clusterfill.time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(clusterfill, "worker_count", lambda client: there[0])
     monkeypatch.setattr(clusterfill, "patience", lambda client: 50.0)
     with made(tmp_path / "a.gram") as store, Meter(0, 1, False) as meter:
-        run = clusterfill._Run(None, store, TileTask(str(store.path), "", ""), meter)  # type: ignore[arg-type]
+        run = clusterfill._Run(None, store, TileTask(str(store.path), "", ""), meter)
         run.pending = dict.fromkeys("ab", store.missing()[0])
         for clock[0], there[0] in ((100.0, 0), (149.0, 0), (152.0, 1), (155.0, 0), (204.0, 0)):
             run.take_census()
@@ -238,7 +258,7 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
             write(shards, part, tile, values)
 
-        Shards.write = deadly  # type: ignore[method-assign]
+        setattr(Shards, "write", deadly)  # noqa: B010
 
     def teardown(self, worker: Any) -> None:
         pass

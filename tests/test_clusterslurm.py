@@ -22,6 +22,7 @@ from clusterruns import (
 )
 
 from kernreg.store import GramStore
+from kernreg.verify import verify
 
 __all__ = ["no_process_stays", "whole"]
 pytest.importorskip("dask_jobqueue", reason="pip install 'kernreg[cluster]'")
@@ -58,6 +59,15 @@ def test_jobs_fill_the_store_and_one_that_is_killed_costs_nothing(
     assert process.returncode == 0, err
     assert same(whole, tmp_path / "a.gram")
     until(lambda: not slurm.run("squeue", "--noheader").split())
+
+
+def test_the_jobs_of_a_killed_command_end_by_themselves(slurm: Any, tmp_path: Path) -> None:
+    spec = settings(slurm, tmp_path, "workers = 1", "timeout = 100")
+    process = start(tmp_path, *GRAM, *SLOWLY, "--cluster", spec, variables=slurm.environment)
+    until(lambda: tiles(tmp_path) >= 2, process)
+    process.kill()
+    until(lambda: not slurm.run("squeue", "--noheader").split())
+    assert verify(GramStore.open(tmp_path / "a.gram")).ok
 
 
 def test_a_partition_that_does_not_exist_is_slurms_own_line(slurm: Any, tmp_path: Path) -> None:
