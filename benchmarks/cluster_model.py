@@ -117,20 +117,20 @@ def measured(quick: bool) -> dict[str, Any]:
         many = best(lambda: [f.result() for f in [actors[0].nothing() for _ in range(32)]], calls // 4)
         found["each_further_call_s"] = (many - found["call_s"]) / 31
         values = np.random.default_rng(0).standard_normal(size // 8)
-        seconds = best(lambda: actors[0].back(values).result(), 5)
+        seconds = best(lambda: actors[0].back(values).result(), 15)
         found["connection_bytes_per_s"] = 2 * values.nbytes / (seconds - found["call_s"])
     holder = Holder(Ones(n), "cpu")
     tiles = tuple(TileGrid.triangle(n, n // 4))
     holder.load(0, tiles)
     V = np.random.default_rng(1).standard_normal((n, COLUMNS))
     found["entries_per_s"] = sum(t.shape[0] * t.shape[1] for t in tiles) / best(
-        lambda: holder.multiply(V, n, [(0,)]), 5
+        lambda: holder.multiply(V, n, [(0,)]), 10
     )
     R, Q = V[:, :OUTPUTS], np.random.default_rng(2).standard_normal((n, rank))
     D = np.eye(rank)
-    found["preconditioner_bytes_per_s"] = 2 * Q.nbytes / best(lambda: R - Q @ (D @ (Q.T @ R)), 5)
-    found["client_flops"] = 2.0 * n * rank**2 / best(lambda: Q.T @ Q, 3)
-    found["vector_bytes_per_s"] = 4 * 8 * n * OUTPUTS / best(lambda: R * 1.1 + R, 5)
+    found["preconditioner_bytes_per_s"] = 2 * Q.nbytes / best(lambda: R - Q @ (D @ (Q.T @ R)), 20)
+    found["client_flops"] = 2.0 * n * rank**2 / best(lambda: Q.T @ Q, 15)
+    found["vector_bytes_per_s"] = 4 * 8 * n * OUTPUTS / best(lambda: R * 1.1 + R, 20)
     found["iterations"] = iterations((200, 400) if quick else (500, 1000, 2000, 4000))
     return found
 
