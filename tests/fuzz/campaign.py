@@ -59,6 +59,8 @@ def child(name: str, arguments: list[str]) -> None:
             continue
 
     def one_input(content: bytes) -> None:
+        # libFuzzer does not know the input any more when a C library ends the process
+        (WORK / name / "current").write_bytes(content)
         outcome(parser.parse, content, emptied(folder), SECONDS)
 
     atheris.Setup([str(WORK / name / "again.sh"), *arguments], one_input)
