@@ -34,16 +34,8 @@ from kernreg.provenance import store_digest
 from kernreg.store import GramStore
 from kernreg.studycurve import measured_curve
 from kernreg.studyfile import StudyFile, read
-from kernreg.studyplan import (
-    PROBE_OUTPUTS,
-    GramTask,
-    Plan,
-    TrainingTask,
-    gram_task,
-    timed,
-    timed_trainings,
-    training_task,
-)
+from kernreg.studyplan import PROBE_OUTPUTS, GramTask, Plan, gram_task, timed
+from kernreg.studytrainings import TrainingTask, timed_trainings, training_task
 
 GRAMS, CURVES, FILE = "grams", "curves", "study.toml"
 DEFAULT_FOLDER = Path("kernreg-study")

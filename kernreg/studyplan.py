@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from kernreg.curve import learning_curve
 from kernreg.entries import Entry
 from kernreg.kernels import backends
 from kernreg.leftout import left_out
-from kernreg.networkcurve import counts, seconds
 from kernreg.plan import PROCESS_BYTES, parse_bytes, plan, seconds_per_pair
 from kernreg.spectra import spectrum as spectrum_of
 from kernreg.store import GramStore
-from kernreg.training import Trained
+from kernreg.studytrainings import TrainingTask
 
 PROBE = 300  # training rows of the curve that is timed
 PROBE_OUTPUTS = 10
@@ -71,38 +70,6 @@ class GramTask:
     def needed(self) -> bool:
         """Whether a curve still waits for this Gram matrix."""
         return bool(self.unmeasured)
-
-
-@dataclass(frozen=True)
-class TrainingTask:
-    """The curve of one finite network.
-
-    Attributes:
-        entry: of the study.  path: of its curve; None while the data are not here.
-        shape, outputs: of a row of the data.
-        networks: that are trained, all sample counts, training sets and replicates together.
-        rows: that go through them, all steps together.
-        seconds: measured on this machine; None if not asked for.
-    """
-
-    entry: Entry
-    path: Path | None
-    shape: tuple[int, ...]
-    outputs: int
-    networks: int
-    rows: int
-    seconds: float | None = None
-
-    @property
-    def needed(self) -> bool:
-        """Whether the curve is not there."""
-        return self.path is None or not self.path.is_file()
-
-    @property
-    def network(self) -> Trained:
-        """What is trained."""
-        assert self.entry.network is not None
-        return self.entry.network
 
 
 @dataclass(frozen=True)
@@ -164,18 +131,7 @@ class Plan:
                 }
                 for task in self.tasks
             ],
-            "trainings": [
-                {
-                    **task.entry.axes(),
-                    "t": task.entry.t,
-                    "path": None if task.path is None else str(task.path),
-                    "needed": task.needed,
-                    "networks": task.networks,
-                    "rows": task.rows,
-                    "seconds": task.seconds,
-                }
-                for task in self.trainings
-            ],
+            "trainings": [task.to_dict() for task in self.trainings],
             "networks": sum(task.networks for task in self.untrained),
             "pairs": self.total("missing"),
             "updates": self.total("updates"),
@@ -306,29 +262,3 @@ def _best(run: Callable[[], object]) -> float:
         run()
         seconds = min(seconds, time.perf_counter() - start)
     return seconds
-
-
-def training_task(entry: Entry, path: Path | None, shape: tuple[int, ...], outputs: int) -> TrainingTask:
-    """The task of one finite network.
-
-    Raises:
-        KernregError: a sample count beyond the training rows.
-    """
-    assert entry.network is not None
-    return TrainingTask(entry, path, shape, outputs, *counts(entry.network, entry.n))
-
-
-def timed_trainings(tasks: Iterable[TrainingTask]) -> tuple[TrainingTask, ...]:
-    """The tasks with seconds; each network and size is timed once, whatever the transform and the row order.
-
-    Raises:
-        KernregError: as `kernreg.networkcurve.seconds`.
-    """
-    known: dict[Any, float] = {}
-    made = []
-    for task in tasks:
-        case = (task.network, task.shape, task.outputs, task.entry.n)
-        if task.needed and case not in known:
-            known[case] = seconds(*case)
-        made.append(replace(task, seconds=known[case] if task.needed else 0.0))
-    return tuple(made)
