@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +136,8 @@ def full_disk(scene: Scene) -> None:
     if not _mounted(scene, "64m"):
         return _no_space(scene)
     scene.lay()
+    if scene.rng.random() < 0.5:
+        return _filled_by_another(scene)
     used = _kilobytes(scene.folder)
     needed = max(_kilobytes(scene.whole.folder) - used, 64)
     size = used + round(needed * scene.rng.uniform(0.02, 1.0))
@@ -143,6 +146,18 @@ def full_disk(scene: Scene) -> None:
     scene.undo.append(lambda: _mount("-o", "remount,size=64m", str(scene.folder)))
     scene.play()
     return None
+
+
+def _filled_by_another(scene: Scene) -> None:
+    """A check beforehand does not help against a disk that others fill meanwhile."""
+    ballast, running, moment = scene.folder / "ballast", scene.start(), scene.moment()
+    running.wait(moment)
+    left = shutil.disk_usage(scene.folder).free - scene.rng.choice((0, 4096, 20000, 60000))
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        file.write(bytes(max(0, left)))
+    scene.note = f"tmpfs filled by another after {moment:.3f} s"
+    scene.undo.append(lambda: ballast.unlink())
+    scene.ended.append(running.finish())
 
 
 @fault("no space, from a random step on", weight=2)
