@@ -55,7 +55,7 @@ def read(journal: Path, seed: int) -> dict[int, Row]:
 
 def work(numbers: list[int], seed: int, folder: str | None, journal: Path) -> None:
     """Play these faults, and write a line for each."""
-    with tempfile.TemporaryDirectory(prefix="faults-", dir=folder) as place:
+    with tempfile.TemporaryDirectory(prefix="faults-", dir=folder, ignore_cleanup_errors=True) as place:
         campaign = Campaign(Path(place), seed)
         for number in numbers:
             row = campaign.play(number)
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="play nothing; write what is there")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left running
+    signal.signal(signal.SIGTERM, _stop)
     if given.work:
         return work(json.load(sys.stdin), given.seed, given.folder, given.journal)
     given.out.mkdir(exist_ok=True)
@@ -153,5 +153,13 @@ def main() -> None:
     return None
 
 
+def _stop(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would leave folders behind
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

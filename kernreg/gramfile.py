@@ -23,6 +23,7 @@ from kernreg.durable import create, replace
 from kernreg.errors import KernregError, one_line, shown
 from kernreg.provenance import Array, Rows, Settings, checksum, versions
 from kernreg.seal import USER_BLOCK, Unsealed, open_image, read_seal, require_body, seal
+from kernreg.sink import writing
 from kernreg.tiles import Tile, TileGrid
 
 FORMAT = "kernreg-gram"
@@ -117,7 +118,10 @@ def _write_main(path: Path, contents: Contents) -> None:
         "versions": contents.versions,
         "created": contents.created,
     }
-    with h5py.File(path, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file:
+    with (
+        writing(path) as sink,
+        h5py.File(sink, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file,
+    ):
         file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
         for key, value in head.items():
             file.attrs[key] = value if isinstance(value, str | int) else json.dumps(value, sort_keys=True)
@@ -220,7 +224,7 @@ def write_shard(path: Path, values: Mapping[str, Array], identity: Mapping[str, 
     facts |= {"versions": versions(), "created": now(), "offsets": {}, "checksums": {}}
 
     def write(partial: Path) -> None:
-        with h5py.File(partial, "w", userblock_size=USER_BLOCK) as file:
+        with writing(partial) as sink, h5py.File(sink, "w", userblock_size=USER_BLOCK) as file:
             file.attrs["tile"] = json.dumps(identity, sort_keys=True)
             for kernel, array in values.items():
                 facts["offsets"][kernel] = file.create_dataset(kernel, data=array).id.get_offset()

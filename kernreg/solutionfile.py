@@ -23,6 +23,7 @@ from kernreg.durable import replace
 from kernreg.errors import KernregError, reason, shown
 from kernreg.provenance import KERNELS, Array, Settings, require_hashes, versions
 from kernreg.seal import USER_BLOCK, open_image, seal
+from kernreg.sink import writing
 from kernreg.solution import Solution
 from kernreg.store import GramStore
 
@@ -105,7 +106,10 @@ class SavedSolution:
         }
 
         def fill(partial: Path) -> None:
-            with h5py.File(partial, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file:
+            with (
+                writing(partial) as sink,
+                h5py.File(sink, "w", libver=("earliest", "v110"), userblock_size=USER_BLOCK) as file,
+            ):
                 file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
                 for key, value in head.items():
                     file.attrs[key] = json.dumps(value, sort_keys=True)
@@ -159,7 +163,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Array], attributes: Mapping[str,
     """Arrays by name with attributes as JSON, one HDF5 file, whole or absent. Raises KernregError: the disk refuses."""
 
     def fill(partial: Path) -> None:
-        with h5py.File(partial, "w", libver=("earliest", "v110")) as file:
+        with writing(partial) as sink, h5py.File(sink, "w", libver=("earliest", "v110")) as file:
             for key, value in attributes.items():
                 file.attrs[key] = json.dumps(value)
             for name, array in arrays.items():

@@ -159,24 +159,6 @@ def test_a_damaged_curve_is_measured_again(done: Study, tmp_path: Path) -> None:
     )
 
 
-def test_two_curves_that_changed_places_are_noticed(done: Study, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(done.out, out)
-    study = tiny(tmp_path, out=out)
-    one, two = (study.curve_path(entry) for entry in study.entries[:2])
-    assert one is not None
-    assert two is not None
-    first, second = one.read_bytes(), two.read_bytes()
-    one.write_bytes(second)
-    two.write_bytes(first)
-    with pytest.raises(KernregError, match=r"is damaged .it is another one"):
-        study.outcomes()
-    study.run()
-    whole = done.curve_path(done.entries[0])
-    assert whole is not None
-    np.testing.assert_array_equal(load(one).curve.loss, load(whole).curve.loss)
-
-
 @pytest.mark.parametrize("size", [0, 10, 200])
 def test_a_cut_curve_is_an_error_of_one_line(done: Study, tmp_path: Path, size: int) -> None:
     source = done.curve_path(done.entries[0])

@@ -138,6 +138,12 @@ def test_a_curve_stays_until_its_results_are_written(tmp_path: Path) -> None:
     assert again.traffic is not None
     assert again.traffic.factor_written == 0
     np.testing.assert_array_equal(again.loss, found.loss)
+    one, two = sorted(found.traffic.folder.glob("curve-*"))[:2]
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    with pytest.raises(KernregError, match=rf"{one.name} cannot be used: it is {two.name}; delete this file"):
+        curve_from_store(store, ridge=λ, solver=TiledCholesky(keep_curve=True))
     again.traffic.discard()
     assert not found.traffic.folder.exists()
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from faults import circumstances, disks, files, kills
 from faults.catalogue import CATALOGUE, Fault
 from faults.child import READ, Order
 from faults.jobs import JOBS, READER, STORE, STUDY, Job, fit_result, gram
@@ -22,6 +23,7 @@ from faults.oracle import FAILURES, judge
 from faults.processes import Ended, Server, fresh
 from faults.scene import Scene, Whole
 
+MODULES = (circumstances, disks, files, kills)  # whose faults are in the catalogue
 OTHERS = {  # stores that are not the one of the jobs, by how they differ
     "other-rows": ("--seed", "1"),
     "other-network": ("--weight-variance", "1.5"),

@@ -28,6 +28,7 @@ from typing import Any
 TILE = 8
 CAPABILITIES_3 = 0x20080522  # the version of capset(2)
 READ = "read"  # in place of a command: read a store in Python
+PIPE = ".pipe"  # what a process says goes through one where the size of its files is limited
 KILL = -1  # in place of an errno
 
 
@@ -65,7 +66,8 @@ class Order:
 def run(order: Order) -> None:
     """Do it; never returns."""
     for number, suffix in ((1, ".out"), (2, ".err")):
-        file = os.open(f"{order.said}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        name = f"{order.said}{suffix}" if order.largest is None else f"{order.said}{suffix}{PIPE}"
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, number)
         os.close(file)
     multiprocessing.set_start_method("fork", force=True)  # as a fresh interpreter has it, for tqdm's lock

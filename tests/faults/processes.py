@@ -126,6 +126,7 @@ class Server:
 
     def start(self, order: Order) -> Running:
         """A fork of the server that does it."""
+        carriers = [] if order.largest is None else [_carrier(order, suffix) for suffix in (".out", ".err")]
         process = self._context.Process(target=child.run, args=(order,))
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # the fork has no use for it, and would run it again
@@ -136,10 +137,21 @@ class Server:
 
         def wait(seconds: float) -> int | None:
             process.join(seconds)
+            if process.exitcode is not None:
+                for carrier in carriers:
+                    carrier.wait()
             return process.exitcode
 
         assert process.pid is not None
         return Running(order, process.pid, wait)
+
+
+def _carrier(order: Order, suffix: str) -> subprocess.Popen[bytes]:
+    """Carries what a process says from a pipe to its file."""
+    pipe = f"{order.said}{suffix}{child.PIPE}"
+    os.mkfifo(pipe)
+    with open(f"{order.said}{suffix}", "wb") as file:
+        return subprocess.Popen(["cat", pipe], stdout=file)
 
 
 def fresh(order: Order) -> Running:
