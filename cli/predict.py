@@ -63,8 +63,8 @@ def command(
         raise click.UsageError("--gram and --test choose rows of a store, --images those of a file: give one")
     saved = SavedSolution.read(solution)
     if images is None:
-        store, how = GramStore.open(gram or saved.gram), {"matrix_free": matrix_free, "data_dir": data_dir}
-        predictions = of_store(saved, store, test, memory, **how)
+        store = GramStore.open(gram or saved.gram)
+        predictions = of_store(saved, store, test, memory, matrix_free=matrix_free, data_dir=data_dir)
     else:
         predictions = of_images(saved, images, data_dir, backend)
     out = out or solution.with_name(f"{solution.name.removesuffix('.h5')}.predictions.csv")

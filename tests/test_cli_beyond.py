@@ -14,12 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 from imitatedcupy import Machine
 from matrices import Problem, problem, stored
+from stores import without_power_cuts
 
 from kernreg import device
 from kernreg.blocks import GPU_BYTES
 from kernreg.cli.main import main
 from kernreg.curve import curve_from_store
 from kernreg.store import GramStore
+
+__all__ = ["without_power_cuts"]
 
 N, T, λ = 90, 30, 1e-2
 AGREE = 1e-6  # of two solutions of residual 1e-9 at condition 1e3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from imitatedcupy import Machine
 from matrices import problem, stored
+from stores import without_power_cuts
 
 from kernreg import blocks, device, placement, tiled
 from kernreg.blocks import GPU_BYTES, RING, Blocks, choose_blocks
@@ -24,6 +25,8 @@ from kernreg.storedgram import StoredGram
 from kernreg.tiled import TiledCholesky, tiled_factor
 from kernreg.tiledfactor import TiledFactor
 from kernreg.tiledsolution import tiled_solve
+
+__all__ = ["without_power_cuts"]
 
 λ = 1e-2
 AGREE = 1e-9  # of two ways to a curve, as in test_tiledcurve

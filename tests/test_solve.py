@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import columnmajor
 import numpy as np
 import pytest
 import stores
@@ -16,6 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from tolerances import solved
 
 from kernreg.cg import ConjugateGradients
+from kernreg.device import HOST
 from kernreg.directsolvers import Cholesky
 from kernreg.duplicates import duplicate_rows, duplicates_sentence
 from kernreg.errors import KernregError
@@ -223,3 +225,16 @@ def test_a_relative_ridge_needs_a_diagonal() -> None:
     with pytest.raises(KernregError, match="positive mean diagonal"):
         solve(Dense(np.zeros((2, 2))), np.ones(2), "cg", 0.1, "relative")
     assert solve(Dense(np.zeros((2, 2))), np.ones(2), "cg", 0.5).value.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("n", [1, 17, 61])
+def test_a_factor_on_the_gpu_solves_as_one_on_the_host(n: int) -> None:
+    K, Y = laplace(n), np.random.default_rng(0).standard_normal((n, 2))
+    ours, theirs = (solve(Dense(K), Y, Cholesky(d), 1e-3, probes=4) for d in (columnmajor.cuda(), HOST))
+    np.testing.assert_allclose(ours.value, theirs.value, rtol=solved(K + 1e-3 * np.eye(n)))
+    for name in ("eigenvalues", "trace", "gcv", "degrees_of_freedom"):
+        np.testing.assert_allclose(
+            getattr(ours.stats, name), getattr(theirs.stats, name), rtol=1e-9, atol=1e-12
+        )
+    failed = solve(Dense(np.ones((n + 1, n + 1))), np.ones(n + 1), Cholesky(columnmajor.cuda()), 0.0)
+    assert failed.status is Status.NOT_POSITIVE_DEFINITE

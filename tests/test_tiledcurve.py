@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from matrices import Problem, problem, stored
+from stores import without_power_cuts
 
 from kernreg import placement, tiled
 from kernreg.blocks import Blocks
@@ -18,6 +19,8 @@ from kernreg.curve import LearningCurve, curve_from_store, learning_curve
 from kernreg.errors import KernregError
 from kernreg.store import GramStore
 from kernreg.tiled import TiledCholesky
+
+__all__ = ["without_power_cuts"]
 
 AGREE = 1e-9  # what the two must agree to, whatever the order of the sums
 λ = 1e-2

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matrices import problem, stored
+from stores import without_power_cuts
 
 from kernreg import tiled
 from kernreg.blocks import Blocks
@@ -20,6 +21,8 @@ from kernreg.tileblas import Blas
 from kernreg.tiled import TiledCholesky, tiled_factor
 from kernreg.tiledfactor import TiledFactor
 from kernreg.tiledsolution import tiled_solve
+
+__all__ = ["without_power_cuts"]
 
 λ = 1e-2
 SOLVER = TiledCholesky(memory="1GiB")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matrices import problem, stored
+from stores import without_power_cuts
 from test_tiledfactor import SOLVER, cut, lower, λ
 
 from kernreg.cholesky import NotPositiveDefiniteError
@@ -15,6 +16,8 @@ from kernreg.errors import KernregError
 from kernreg.store import GramStore
 from kernreg.tiled import TiledCholesky, tiled_factor
 from kernreg.tiledsolution import tiled_solve
+
+__all__ = ["without_power_cuts"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
