@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernreg.archive import Damaged, read_archive, write_archive
+from kernreg.archive import read_archive, write_archive
 from kernreg.errors import KernregError
+from kernreg.npzfile import Damaged
 
 ARRAYS: dict[str, Any] = {
     "a": np.arange(12.0).reshape(3, 4),
