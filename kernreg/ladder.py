@@ -137,7 +137,7 @@ def ratio_text(difference: Difference) -> str:
 
 
 def sentences(outcomes: Outcomes) -> list[str]:
-    """What coincides, and what falls to which rung, with numbers."""
+    """What coincides, what falls to which rung, with numbers, and which curves break."""
     said, made = [], [family for group in groups(outcomes) for family in group.families]
     for group in made:
         where = f" ({group.kernel.upper()}, n = {group.n}, seed {group.seed})" if len(made) > 1 else ""
@@ -152,7 +152,20 @@ def sentences(outcomes: Outcomes) -> list[str]:
             ]
             if here:
                 said.append(_sentence(group.column_name(column), here, group.floor, where))
-    return said
+    return [*said, *_breaks(outcomes)]
+
+
+def _breaks(outcomes: Outcomes) -> list[str]:
+    """Which curves have a break of which kind, if one was looked for."""
+    found: dict[str, list[str]] = {}
+    for o in outcomes.measured:
+        if o.broken is not None:
+            found.setdefault(o.broken.kind, []).append(o.label)
+    count = sum(map(len, found.values()))
+    return [
+        f"{kind[0].upper()}{kind[1:]} in {len(labels)} of {count} curves: {', '.join(labels)}."
+        for kind, labels in found.items()
+    ]
 
 
 def _sentence(name: str, here: Sequence[Placement], floor: Outcome | None, where: str) -> str:
