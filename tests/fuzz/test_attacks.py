@@ -275,3 +275,10 @@ def test_a_file_that_libhdf5_reads_for_ever_is_refused(monkeypatch: pytest.Monke
     assert read_hdf5(path, [("X", "X")])["X"].shape == (6, 3)
     with pytest.raises(ValueError, match="HDF5 does not come to an end with it"):
         read_hdf5(path, [("X_test", "X_test")])
+
+
+def test_a_file_that_libhdf5_dies_of_is_refused() -> None:
+    path = Path(__file__).parent / "files" / "crash.h5"
+    assert read_hdf5(path, [("X", "X")])["X"].shape == (6, 3)
+    with pytest.raises(ValueError, match=r"HDF5 itself fails on it \(SIGSEGV\)"):
+        read_hdf5(path, [("X_test", "X_test")])
