@@ -79,7 +79,8 @@ def predict(K: np.ndarray, K_test: np.ndarray, y: np.ndarray, stops: list[Stop])
     return np.stack([K_test @ α for α in trained(K, y, stops).coefficients])
 
 
-def measure(widths: tuple[int, ...], networks: tuple[int, ...]) -> dict[str, Any]:
+def measure(widths: tuple[int, ...], networks: tuple[int, ...], out: Path | None) -> dict[str, Any]:
+    machine, start = facts(), time.perf_counter()
     x, y, x_test = data()
     K = kernreg.gram(x, None, ARCHITECTURE, kernel="ntk", backend="cpu", dtype="float64")
     K_test = kernreg.gram(x_test, x, ARCHITECTURE, kernel="ntk", backend="cpu", dtype="float64")
@@ -91,7 +92,8 @@ def measure(widths: tuple[int, ...], networks: tuple[int, ...]) -> dict[str, Any
     def errors(a: np.ndarray, b: np.ndarray) -> list[float]:
         return (np.linalg.norm(a - b, axis=(1, 2)) / norms).tolist()
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     for width, count in zip(widths, networks, strict=True):
         began = time.perf_counter()
         found: dict[str, list[list[float]]] = {"network": [], "kernel": [], "nonlinear": []}
@@ -114,11 +116,24 @@ def measure(widths: tuple[int, ...], networks: tuple[int, ...]) -> dict[str, Any
             + ", ".join(f"{k} {rms(np.array(v)[:, -1]):.4f}" for k, v in found.items()),
             flush=True,
         )
-    return {
-        "architecture": str(ARCHITECTURE), "train": TRAIN, "test": TEST, "step": STEP, "steps": [round(t / STEP) for t in TIMES],
-        "times": [s.time for s in stops], "training_loss": left, "rows": rows,
-        "fits": [_fits(rows, i) for i in range(len(stops))],
-    }  # fmt: skip
+        if len(rows) > 1:
+            result = {
+                "architecture": str(ARCHITECTURE),
+                "train": TRAIN,
+                "test": TEST,
+                "step": STEP,
+                "steps": [round(t / STEP) for t in TIMES],
+                "times": [s.time for s in stops],
+                "training_loss": left,
+                "rows": rows,
+                "fits": [_fits(rows, i) for i in range(len(stops))],
+                "machine": machine,
+                "torch": torch.__version__,
+                "seconds": round(time.perf_counter() - start, 1),
+            }
+            if out is not None:
+                save(result, out)
+    return result
 
 
 def _fits(rows: list[dict[str, Any]], i: int) -> dict[str, Any]:
@@ -198,27 +213,26 @@ def figure(result: dict[str, Any], path: Path) -> None:
         drawn.savefig(path)
 
 
+def save(result: dict[str, Any], out: Path) -> None:
+    """After every width but the first, so that a run that is cut short has its results."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    (out / "wide_training.json").write_text(text + "\n", encoding="utf-8")
+    (out / "wide_training.md").write_text(markdown(result), encoding="utf-8")
+    figure(result, out / "wide_training.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few networks, narrow: it runs, not how well")
+    parser.add_argument("--widths", type=int, nargs="+", help="in place of all")
+    parser.add_argument("--networks", type=int, nargs="+", help="of each of them")
     parser.add_argument("--out", type=Path, help="folder to write to; benchmarks/results for a full run")
     options = parser.parse_args()
-    machine, began = facts(), time.perf_counter()
-    result = measure(*(((16, 32), (3, 3)) if options.quick else (WIDTHS, NETWORKS)))
-    result |= {
-        "machine": machine,
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    print(markdown(result))
     out = options.out or (None if options.quick else RESULTS)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "wide_training.json").write_text(
-            json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        (out / "wide_training.md").write_text(markdown(result), encoding="utf-8")
-        figure(result, out / "wide_training.png")
+    widths, networks = ((16, 32), (3, 3)) if options.quick else (WIDTHS, NETWORKS)
+    result = measure(tuple(options.widths or widths), tuple(options.networks or networks), out)
+    print(markdown(result))
     agree = all(
         SLOPES[0] <= fit["network"]["slope"] <= SLOPES[1] and 1 / RATIO <= fit["ratio"] <= RATIO
         for fit in result["fits"]
