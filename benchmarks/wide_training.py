@@ -11,7 +11,7 @@ width is K(x, X)·g(K/m)·y/m, `kernreg.flow`, without a free parameter. On 48 t
 network     error of one trained network, root mean square over initialisations. Stated error: C/√width.
 kernel      the same of the flow on the network's own empirical NTK at initialisation: what the fluctuation of the kernel makes.
             It predicts C, nothing being fitted.
-nonlinear   the trained network beside the flow on its own empirical NTK: what the linearisation leaves out, smaller in order.
+nonlinear   the trained network beside the flow on its own empirical NTK: what the linearisation leaves out, smaller.
 
 Exits with 1 if the slope of "network" misses [−0.65, −0.35], or its ratio to "kernel" leaves [1/1.5, 1.5] at the largest width.
 """
