@@ -115,9 +115,22 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         for known in (signal.SIGINT, signal.SIGTERM):
             before[known] = signal.signal(known, signal.default_int_handler)
+    hook, main = sys.unraisablehook, threading.get_ident()
+
+    def again(unraisable: Any) -> None:
+        # One that came inside of a callback, as of a weak reference, is lost there: send it once more from outside.
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            timer = threading.Timer(0.02, signal.pthread_kill, (main, signal.SIGINT))
+            timer.daemon = True
+            timer.start()
+        else:
+            hook(unraisable)
+
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import click
@@ -149,6 +150,23 @@ def test_sigterm_is_one_line_too_and_handlers_are_given_back() -> None:
     assert result.exit_code == 130
     assert result.stderr.startswith("kernreg: error: interrupted; finished tiles are kept")
     assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_signal_inside_of_a_callback_is_not_lost() -> None:
+    class Lost(Failing):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+            def lose() -> None:
+                thing = Failing("thing")
+                kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+                del thing
+                time.sleep(60)
+                assert kept() is None
+
+            return click.Command("fail", callback=lose)
+
+    result = CliRunner().invoke(Lost("kernreg"), ["fail"])
+    assert result.exit_code == 130
+    assert "Traceback" not in result.stderr
 
 
 def test_a_signal_on_the_way_in_is_no_traceback() -> None:

@@ -108,7 +108,7 @@ def _mounted(scene: Scene, size: str) -> bool:
     scene.folder.mkdir(exist_ok=True)
     if not _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(scene.folder)):
         return False
-    scene.close.append(lambda: subprocess.run(["umount", str(scene.folder)], check=True))
+    scene.close.append(lambda: subprocess.run(["umount", "-l", str(scene.folder)], check=True))
     return True
 
 

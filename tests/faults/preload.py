@@ -12,6 +12,7 @@ for name in COMMANDS:
     import_module(f"kernreg.cli.{name}")
 for name in (
     "kernreg.cg",
+    "kernreg.cli.output",
     "kernreg.data",
     "kernreg.data.digits",
     "kernreg.data.fetch",
