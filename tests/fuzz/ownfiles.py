@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,13 +19,17 @@ import h5py
 import numpy as np
 import xxhash
 
-from kernreg import cgstate, curvefile, gramfile, seal
+from kernreg import archive, cgstate, curvefile, gramfile, seal
 from kernreg.architecture import Architecture
 from kernreg.data import load, reload
 from kernreg.errors import KernregError
+from kernreg.provenance import text_checksum
 from kernreg.scratch import Scratch
 from kernreg.solutionfile import FORMAT, FORMAT_VERSION, SavedSolution
 from kernreg.store import GramStore
+
+COMMENT = len(archive.MARK) + 32
+FACTOR = ("identity", "n", "tile", "panel", "dtype", "outputs")
 
 
 def small_machine() -> AbstractContextManager[object]:
@@ -179,10 +184,18 @@ def solution_file(content: bytes, folder: Path) -> None:
     repr((saved.n, saved.coefficients.shape[1], saved.settings.to_json()))
 
 
+def _marked(content: bytes) -> bytes:
+    """An archive whose checksum, the comment at its end, is right; whatever the bytes in front of it are."""
+    if content[-22:-18] == b"PK\5\6" and content[-2:] == b"\0\0":
+        content = content[:-2] + struct.pack("<H", COMMENT) + bytes(COMMENT)
+    body = content[:-COMMENT]
+    return body + archive.MARK + xxhash.xxh3_128_hexdigest(body).encode()
+
+
 def curve_file(content: bytes, folder: Path) -> None:
     """The bytes of a curve file; after "n" its arrays and what it says of itself, as JSON, with the right checksum."""
     path = folder / "file.npz"
-    path.write_bytes(_npz_of_curve(content[1:]) if content[:1] == b"n" else content)
+    path.write_bytes(_marked(_npz_of_curve(content[1:]) if content[:1] == b"n" else content))
     curvefile.load(path)
 
 
@@ -204,7 +217,8 @@ def _npz_of_curve(content: bytes) -> bytes:
 
 def state_file(content: bytes, folder: Path) -> None:
     """The bytes of the state of a solve; after "n" changes to its arrays."""
-    (folder / "file.state").write_bytes(_npz_of_state(content[1:]) if content[:1] == b"n" else content)
+    image = _npz_of_state(content[1:]) if content[:1] == b"n" else content
+    (folder / "file.state").write_bytes(_marked(image))
     cgstate.load(folder / "file.state", "problem")
 
 
@@ -224,6 +238,10 @@ def _npz_of_state(content: bytes) -> bytes:
 
 
 def factor_file(content: bytes, folder: Path) -> None:
-    """The head of a factor on disk."""
+    """The head of a factor on disk, with the right checksum."""
+    head = from_json(content)
+    if isinstance(head, dict) and head.keys() >= set(FACTOR):
+        told = json.dumps({key: head[key] for key in FACTOR}, sort_keys=True)
+        content = json.dumps({**head, "checksum": text_checksum(told)}).encode()
     (folder / "factor.json").write_bytes(content)
     Scratch.open(folder, {"rows": [0, 61], "ridge": 0.5}).close()

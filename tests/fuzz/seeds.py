@@ -218,7 +218,7 @@ def _stores() -> list[bytes]:
 def _factors() -> list[bytes]:
     good: dict[str, Any] = {
         "format": "kernreg-factor",
-        "format_version": 1,
+        "format_version": 2,
         "identity": {"rows": [0, 61], "ridge": 0.5},
     }
     good |= {"n": 61, "tile": 8, "panel": 24, "dtype": "float64", "outputs": 3}

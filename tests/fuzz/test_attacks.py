@@ -217,7 +217,7 @@ ATTACKS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a factor's tiles beyond memory": (
         "factor",
         lambda: json.dumps(
-            {"format": "kernreg-factor", "format_version": 1, "identity": {"rows": [0, 61], "ridge": 0.5}}
+            {"format": "kernreg-factor", "format_version": 2, "identity": {"rows": [0, 61], "ridge": 0.5}}
             | {"n": 2**30, "tile": 2**30, "panel": 2**30, "dtype": "float64", "outputs": 1}
         ).encode(),
         "its rows are",
