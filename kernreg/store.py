@@ -97,8 +97,7 @@ class GramStore:
         Raises:
             KernregError: a store is there, another process writes it, arrays do not fit, or the disk refuses.
         """
-        folder = gramfile.folder_of(path)
-        shape, rows = all_rows(arrays)
+        folder, (shape, rows) = gramfile.folder_of(path), all_rows(arrays)
         settings = Settings(architecture, tuple(kernels), dtype, backend, shape, as_json(provenance or {}))
         gramfile.begin(settings, rows, tile)  # refuses tiles of no rows, before anything is made
         try:
@@ -109,11 +108,9 @@ class GramStore:
         lock = Lock(folder, shared=shared)
         try:
             exists = (folder / gramfile.MAIN).exists()
-            if exists and not shared:
-                raise KernregError(
-                    f"{folder} holds a store already; open it, or choose another folder (--out)"
-                )
             if not shared:
+                if exists:
+                    raise KernregError(f"{folder} holds a store already: open it, or choose another --out")
                 tidy(folder)
             if not exists:
                 found = remains(folder, settings, rows)

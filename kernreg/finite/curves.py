@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kernreg.archive import read_archive, write_archive
 from kernreg.curve import LearningCurve, Replicate
 from kernreg.data import Dataset
-from kernreg.durable import refusal, replace
+from kernreg.durable import refusal
 from kernreg.errors import KernregError
 from kernreg.finite.batches import Batches, Images, Member
 from kernreg.finite.descent import ROWS_AT_ONCE, descend
@@ -137,12 +138,8 @@ def train_curve(
         except OSError as error:
             raise refusal(error, folder) from error
     todo = passes(trained, dataset.n, template, dataset.shape)
-    identity = {
-        "lr": lr,
-        "network": trained.digest,
-        "device": device.split(":")[0],
-        "rows": _rows_of(dataset),
-    }
+    identity: dict[str, Any] = {"lr": lr, "network": trained.digest}
+    identity |= {"device": device.split(":")[0], "rows": _rows_of(dataset)}
     measured: dict[Member, tuple[Measured, int]] = {}
     with Meter(0, sum(p.rows for p in todo), progress, "row", trained.label) as meter:
         for p in todo:
@@ -232,7 +229,7 @@ def _measure(
     steps = ended.best_step.cpu().numpy() if training.validation else np.full(len(f), p.steps)
     done = Measured(squared, mistakes, ended.train.double().cpu().numpy(), steps.astype(np.int64))
     if stem is not None:
-        replace(stem.with_suffix(".npz"), lambda partial: _save(partial, done))
+        write_archive(stem.with_suffix(".npz"), vars(done))
         stem.with_suffix(".pt").unlink(missing_ok=True)
     return done
 
@@ -273,18 +270,10 @@ def _facts(
     trained: Trained, measured: dict[Member, tuple[Measured, int]], lr: float, n: int
 ) -> dict[str, Any]:
     """JSON-able: what the curve rests on; `networks` has a row of m, start, replicate, training error and steps each."""
+    ordered = sorted(measured.items(), key=lambda item: (item[0].m, item[0].start, item[0].replicate))
     networks = [
-        [
-            m.m,
-            m.start,
-            m.replicate,
-            float(one.train[e]),
-            int(one.steps[e]),
-            float(one.squared_errors[e].mean()),
-        ]
-        for m, (one, e) in sorted(
-            measured.items(), key=lambda item: (item[0].m, item[0].start, item[0].replicate)
-        )
+        [m.m, m.start, m.replicate, float(o.train[e]), int(o.steps[e]), float(o.squared_errors[e].mean())]
+        for m, (o, e) in ordered
     ]
     return {
         "training": trained.training.to_dict(),
@@ -329,15 +318,10 @@ def _name(p: Pass, identity: dict[str, Any]) -> str:
     return "pass-" + hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _save(partial: Path, done: Measured) -> None:
-    with partial.open("wb") as stream:
-        np.savez(stream, **vars(done))
-
-
 def _load(path: Path) -> Measured | None:
     """A finished pass; None if it is not there or damaged, and then it is trained again."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return Measured(*(file[name] for name in ("squared_errors", "mistakes", "train", "steps")))
-    except (OSError, ValueError, KeyError, EOFError):
+        arrays = read_archive(path)
+        return Measured(*(arrays[name] for name in ("squared_errors", "mistakes", "train", "steps")))
+    except (OSError, ValueError, KeyError):
         return None
