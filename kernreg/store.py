@@ -135,8 +135,7 @@ class GramStore:
             expected: fields of `Settings` that must be as given: architecture, kernels, dtype, backend, ….
 
         Raises:
-            KernregError: no store there, damaged, of another format; a field differs from `expected`, by
-                name; another process writes it (writer only).
+            KernregError: no store there, damaged, of another format, not as `expected`, by field, or being written (writer).
         """
         folder = gramfile.folder_of(path)
         gramfile.read_main(folder).settings.require_equal(expected, str(folder))
