@@ -47,10 +47,10 @@ def member(text: str) -> Member:
 
 
 def set_threads(ctx: click.Context, param: click.Parameter, threads: int | None) -> None:
-    """Hand --threads to BLAS and Numba, which read it from the environment when they are first imported."""
+    """Hand --threads to BLAS, Numba and the kernels, which read it from the environment when they first need it."""
     if threads is not None:
-        for library in ("NUMBA", "OMP", "OPENBLAS", "MKL"):
-            os.environ[f"{library}_NUM_THREADS"] = str(threads)
+        libraries = ("KERNREG", "NUMBA_NUM", "OMP_NUM", "OPENBLAS_NUM", "MKL_NUM")
+        os.environ |= {f"{library}_THREADS": str(threads) for library in libraries}
 
 
 def cluster_spec(ctx: click.Context, param: click.Parameter, text: str | None) -> Spec | None:

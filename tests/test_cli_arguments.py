@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from kernreg.cli.arguments import (
     byte_size,
     ridge,
     sample_window,
+    threads,
     window_size,
 )
 from kernreg.cli.output import echo_json, seconds_text, table
+from kernreg.kernels.threads import count
 
 
 @pytest.mark.parametrize(
@@ -146,3 +149,16 @@ def test_table_and_texts() -> None:
 def test_json_has_no_nan_and_takes_numpy(capsys: pytest.CaptureFixture[str]) -> None:
     echo_json({"a": np.array([1.0, np.nan]), "b": (np.float32(0.5), math.inf), "c": Path("x"), 4: None})
     assert json.loads(capsys.readouterr().out) == {"a": [1.0, None], "b": [0.5, None], "c": "x", "4": None}
+
+
+def test_threads_are_those_of_the_kernels_and_their_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("KERNREG_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    for name in names:
+        monkeypatch.setenv(name, "7")  # and put back afterwards
+
+    @click.command()
+    @threads
+    def command() -> None:
+        click.echo(f"{count()} {[os.environ[name] for name in names]}")
+
+    assert CliRunner().invoke(command, ["--threads", "3"]).output == "3 ['3', '3', '3', '3']\n"
