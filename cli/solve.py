@@ -175,7 +175,9 @@ def _refuse_factors(option: str, given: dict[str, Any]) -> None:
     named = [name for name, default in for_factors.items() if given.pop(name) != default]
     solver, device = given.pop("solver"), given.pop("device")
     if named or solver not in ("auto", "cg") or device == "cuda":
-        raise click.UsageError(f"{option} is for conjugate gradients: leave out what is for factors")
+        raise click.UsageError(
+            f"{option} is for conjugate gradients: use --solver cg, and leave out what is for factors"
+        )
 
 
 def _print(solution: Solution) -> None:
