@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import IO, Any
 
@@ -74,7 +74,8 @@ class Commands(click.Group):
     def main(self, *arguments: Any, **settings: Any) -> Any:
         # The name of a file may be no text in the encoding of the terminal.
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # a disk that refuses says so when something is written
+                sys.stdout.reconfigure(errors="backslashreplace")
         with _interruptible():
             return super().main(*arguments, **settings)
 

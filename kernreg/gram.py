@@ -210,10 +210,8 @@ def build(
                 return GramStore.open(folder)
     name, workers, tile = cut()
     settings["input_shape"] = shape
-    store = resumable(folder, dataset, settings)
-    if _holds(store, n, t):
-        return store
-    if not tiles and n <= store.n and t <= store.t:
+    store = resumable(folder, dataset, settings, tiles)
+    if _holds(store, n, t, tiles):
         return store
     if memory is not None:
         widest = max(max(tile.shape) for tile in store.grids["train"])
@@ -238,7 +236,7 @@ def build(
     return GramStore.open(folder)
 
 
-def resumable(folder: Path, dataset: HasRows, settings: Mapping[str, Any]) -> GramStore:
+def resumable(folder: Path, dataset: HasRows, settings: Mapping[str, Any], tiles: bool = True) -> GramStore:
     """The store in a folder, for reading, once `build` can go on with it, or extend it, for these rows and settings.
 
     Raises:
@@ -247,7 +245,7 @@ def resumable(folder: Path, dataset: HasRows, settings: Mapping[str, Any]) -> Gr
     n, t = len(dataset.x_train), len(dataset.x_test)
     store = GramStore.open(folder, **settings)
     store.require_rows(**_arrays(dataset))
-    if (n < store.n or t < store.t) and not _holds(store, n, t):
+    if (n < store.n or t < store.t) and not _holds(store, n, t, tiles):
         raise KernregError(
             f"{folder} was begun with {store.n} train and {store.t} test rows, {n} and {t} are asked for, "
             f"and tiles for them are missing: use --n {max(n, store.n)} --test {max(t, store.t)}, "
@@ -256,8 +254,8 @@ def resumable(folder: Path, dataset: HasRows, settings: Mapping[str, Any]) -> Gr
     return store
 
 
-def _holds(store: GramStore, n: int, t: int) -> bool:
-    return n <= store.n and t <= store.t and not store.missing(n, t)
+def _holds(store: GramStore, n: int, t: int, tiles: bool) -> bool:
+    return n <= store.n and t <= store.t and not (tiles and store.missing(n, t))
 
 
 def _arrays(dataset: HasRows) -> Arrays:

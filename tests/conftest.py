@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,14 @@ from slurm_machine import slurm as slurm
 
 GPU = any(Path("/dev").glob("nvidia[0-9]*"))
 gpu_tests = pytest.StashKey[int]()
+
+
+@pytest.fixture(autouse=True)
+def no_imitated_gpu_stays() -> Iterator[None]:
+    """The door to the GPU remembers what it found; the next test finds out for itself."""
+    yield
+    if (door := sys.modules.get("kernreg.device")) is not None:
+        door.cuda.cache_clear()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,14 +256,13 @@ def test_the_ring_is_what_the_budget_counts() -> None:
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Two imitated GPUs behind the door to CuPy."""
     machine = Machine(2)
     monkeypatch.setitem(sys.modules, "cupy", machine.xp)
     monkeypatch.setitem(sys.modules, "cupy.cuda", machine.xp.cuda)
     device.cuda.cache_clear()
-    yield machine
-    device.cuda.cache_clear()  # for the tests behind it, which have no GPU
+    return machine
 
 
 def test_the_door_finds_all_gpus(cupy: Machine) -> None:
