@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_the_automatic_step_size_is_that_of_the_tangent_kernel() -> None:
     net = network(Architecture.vec(1), SHAPE, 5, 2, seed=1, dtype=torch.float64)
-    x = torch.randn(7, *SHAPE, dtype=torch.float64)
+    x = torch.randn(7, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rows = []
     for i in range(7):
         for c in range(2):
@@ -167,9 +167,10 @@ def test_the_automatic_step_size_is_that_of_the_tangent_kernel() -> None:
             rows.append(torch.cat([s.ravel() for s in slopes]))
     J = torch.stack(rows)
     λ, τ = curvature(net, x)
-    assert λ == pytest.approx(
-        float(torch.linalg.eigvalsh(J @ J.T)[-1]) / 7, rel=0.02
-    )  # 20 steps of the power method
+    largest = float(torch.linalg.eigvalsh(J @ J.T)[-1]) / 7
+    assert (
+        0.9 * largest < λ < (1 + 1e-9) * largest
+    )  # the power method comes from below, and ends after 20 steps
     assert τ == pytest.approx(float((J @ J.T).diagonal().mean()), rel=0.5)  # 4 probes
     assert step_size(net, x, Training(optimizer="gd", momentum=0.5)) == pytest.approx(1 / λ)
     assert step_size(net, x, Training(batch=4, momentum=0.0)) == pytest.approx(1 / (λ + τ / 4))
