@@ -92,7 +92,7 @@ def _architectures(given: dict[str, Any], patch: Window | None) -> dict[str, Arc
         architecture = architecture_from(given)
         return {architecture.name or "network": architecture}
     settings = {key: value for key, value in given.items() if value is not None}
-    for option in ("stride", "padding"):
+    for option in ("stride", "padding", "radius"):
         if option in settings:
             raise click.UsageError(f"--{option} needs --arch: the table has architectures with several")
     return ladder(patch=patch, **settings)

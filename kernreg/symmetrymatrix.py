@@ -67,7 +67,7 @@ def ladder(
 
     vec-patch and gap-patch begin with a convolution whose filter and stride are the patch; without one they are left out.
     """
-    rungs = {"fcn": Architecture.fcn(depth, **settings)}
+    rungs = {"fcn": Architecture.preset("fcn", depth=depth, **settings)}
     for name in ("lcn", "vec", "gap", "lcn-gap"):
         rungs[name] = Architecture.preset(name, depth=depth, filter=filter, **settings)
     for name in ("vec", "gap"):

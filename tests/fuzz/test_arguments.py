@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from watch import REPLAYED
 
 from kernreg.architecture import Architecture
 from kernreg.cli.main import main
@@ -194,7 +195,7 @@ def options_of(command: click.Command) -> st.SearchStrategy[list[str]]:
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=REPLAYED, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_arguments(path: tuple[str, ...], data: st.DataObject) -> None:
     arguments = data.draw(options_of(LEAVES[path]))
@@ -204,13 +205,14 @@ def test_any_arguments(path: tuple[str, ...], data: st.DataObject) -> None:
     refused_in_one_line(CliRunner().invoke(main, [*path, *arguments, *out]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=REPLAYED)
 @given(
     st.lists(
         st.sampled_from((*TRIED, *FILES, *GARBAGE, "--json", "--version", "-h")) | st.text(max_size=5),
         max_size=4,
     )
 )
+@example(["symmetry", "--radius", "0"])
 @example(["data", "show", "\udcff.npz"])
 def test_any_words(words: list[str]) -> None:
     refused_in_one_line(CliRunner().invoke(main, [word for word in words if "\0" not in word]))

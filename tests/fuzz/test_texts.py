@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watch import LONGEST_ERROR
+from watch import LONGEST_ERROR, REPLAYED
 
 from kernreg.architecture import PRESETS, Architecture
 from kernreg.entries import entries_of
@@ -172,7 +172,7 @@ def text_of(tables: dict[str, Any]) -> str:
     return "\n".join(f"{name} = {toml(table)}" for name, table in tables.items())
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=REPLAYED)
 @given(studies())
 def test_a_study_file_is_read_as_it_is_written(tables: dict[str, Any]) -> None:
     text = text_of(tables)
@@ -197,7 +197,7 @@ TOML = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=REPLAYED)
 @given(studies(), TOML, st.randoms(use_true_random=False), st.sampled_from(["change", "leave out", "rename"]))
 def test_a_study_file_with_one_mistake_is_refused_in_one_line(
     tables: dict[str, Any], value: Any, random: Any, how: str

@@ -25,6 +25,8 @@ from kernreg.errors import KernregError
 SECONDS = 2.0  # of this process's CPU time, for one input
 ROOM = 512 << 20  # bytes of address space that a parse may add: an input has at most 64 KiB
 LONGEST_ERROR = 2000  # characters of the one line that an error is
+# Hypothesis draws the same cases in every run of the tests; with this in the environment it draws new ones.
+REPLAYED = "KERNREG_FUZZ_RANDOM" not in os.environ
 
 # Running code, loading it, starting or reaching something else. A name that ends in a dot stands for all that begin so.
 FORBIDDEN: tuple[str, ...] = (
